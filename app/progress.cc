@@ -1,0 +1,107 @@
+#include "app/progress.h"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <cstdio>
+#include <iostream>
+
+#include "pipelines/job.h"
+
+namespace chromamba::app {
+namespace {
+
+volatile std::sig_atomic_t signal_received = 0;
+
+extern "C" void handle_signal(int number) {
+  signal_received = number;
+  std::signal(number, SIG_DFL);
+}
+
+double now_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+void install_signal_handlers() {
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) std::signal(number, handle_signal);
+  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is a write error with a message
+}
+
+pipelines::StopSignal stop_signal() { return &signal_received; }
+
+std::string short_count(double value) {
+  static constexpr const char* kUnits[] = {"", " k", " M", " G"};
+  size_t unit = 0;
+  while (value >= 1000.0 && unit + 1 < std::size(kUnits)) {
+    value /= 1000.0;
+    ++unit;
+  }
+  char text[32];
+  std::snprintf(text, sizeof text, value < 10 && unit > 0 ? "%.2f%s" : "%.1f%s", value, kUnits[unit]);
+  return text;
+}
+
+std::string clock_time(double seconds) {
+  const auto whole = static_cast<int64_t>(std::ceil(seconds));
+  char text[32];
+  if (whole >= 3600) {
+    std::snprintf(text, sizeof text, "%lld:%02lld:%02lld", static_cast<long long>(whole / 3600),
+                  static_cast<long long>(whole / 60 % 60), static_cast<long long>(whole % 60));
+  } else {
+    std::snprintf(text, sizeof text, "%lld:%02lld", static_cast<long long>(whole / 60),
+                  static_cast<long long>(whole % 60));
+  }
+  return text;
+}
+
+Progress::Progress(std::string verb, bool quiet) : verb_(std::move(verb)), quiet_(quiet) {}
+
+Progress::~Progress() { stop(); }
+
+void Progress::start(int64_t total) {
+  if (quiet_) return;
+  total_ = total;
+  started_ = now_seconds();
+  thread_ = std::jthread([this](const std::stop_token& stop) { loop(stop); });
+}
+
+void Progress::stop() {
+  if (!thread_.joinable()) return;
+  thread_.request_stop();
+  thread_.join();
+  if (isatty(STDERR_FILENO) != 0) std::cerr << "\r\033[K" << std::flush;
+}
+
+void Progress::loop(const std::stop_token& stop) {
+  const bool terminal = isatty(STDERR_FILENO) != 0;
+  const auto period = terminal ? std::chrono::milliseconds(500) : std::chrono::milliseconds(60000);
+  std::unique_lock lock(mutex_);
+  while (true) {
+    wake_.wait_for(lock, stop, period, [] { return false; });
+    if (stop.stop_requested()) return;
+    print(terminal);
+  }
+}
+
+void Progress::print(bool terminal) const {
+  const auto done = static_cast<double>(done_.load());
+  const double rate = done / (now_seconds() - started_);
+  const double percent = total_ > 0 ? 100.0 * done / static_cast<double>(total_) : 100.0;
+  char text[200];
+  std::snprintf(text, sizeof text, "%s: %s of %s bases (%.1f %%), %s bases/s, %s left",
+                verb_.c_str(), short_count(done).c_str(),
+                short_count(static_cast<double>(total_)).c_str(), percent,
+                short_count(rate).c_str(),
+                rate > 0 ? clock_time((static_cast<double>(total_) - done) / rate).c_str() : "?");
+  if (terminal) {
+    std::cerr << '\r' << text << "\033[K" << std::flush;
+  } else {
+    std::cerr << "chromamba: " << text << std::endl;
+  }
+}
+
+}  // namespace chromamba::app

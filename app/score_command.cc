@@ -1,0 +1,93 @@
+#include "app/commands.h"
+#include "app/options.h"
+#include "app/progress.h"
+#include "kernels/base/error.h"
+#include "pipelines/score.h"
+
+#include <cstdio>
+#include <iostream>
+
+namespace chromamba::app {
+namespace {
+
+constexpr char kUsage[] =
+    R"(usage: chromamba score INPUT [-o OUT]... [options]
+
+Writes ln p of every base given all bases of its contig before it: the first base of a contig and
+every N have none (NaN). INPUT is FASTA (plain, gzip or bgzip), or - for standard input.
+
+  OUT.h5               /log_likelihood/<contig> [bases], f32
+  OUT.bw  OUT.bedgraph[.gz]    a track for IGV and other browsers
+  OUT.tsv[.gz]         per contig: scored bases, mean ln p, perplexity, bits per base
+
+Several -o make several files in one run. Without -o the table goes to standard output.
+)";
+
+void print_summary(const pipelines::ScoreResult& result, const pipelines::ScoreOptions& options) {
+  const pipelines::StreamStats& stats = result.stats;
+  const pipelines::StrandSummary& total = options.job.strand == pipelines::StrandChoice::forward
+                                              ? result.total.forward
+                                          : options.job.strand == pipelines::StrandChoice::reverse
+                                              ? result.total.reverse
+                                              : result.total.mean;
+  char text[400];
+  std::snprintf(text, sizeof text,
+                "%s bases scored, perplexity %.4f; read %s bases in %s (%s bases/s; %.1f %% of the "
+                "time in compute, %.1f %% reading, %.1f %% writing)",
+                pipelines::with_commas(total.scored).c_str(), total.perplexity(),
+                pipelines::with_commas(stats.bases).c_str(), clock_time(stats.seconds).c_str(),
+                short_count(static_cast<double>(stats.bases) / stats.seconds).c_str(),
+                100 * stats.compute_seconds / stats.seconds, 100 * stats.read_seconds / stats.seconds,
+                100 * stats.write_seconds / stats.seconds);
+  options.job.note(text);
+}
+
+}  // namespace
+
+int score_command(const Arguments& arguments) {
+  CommandLine line(kUsage, "input", 1);
+  add_input_group(line);
+  add_model_group(line);
+  line.group("Output").add_options()(
+      "output,o", po::value<std::vector<std::string>>()->value_name("FILE"),
+      "output file, kind by suffix; - is standard output (repeatable)")(
+      "output-type,O", po::value<std::string>()->value_name("TYPE"),
+      "h5, bw, bedgraph, bedgraph.gz, tsv or tsv.gz, whatever the suffix")(
+      "compress", po::value<int>()->default_value(0)->value_name("0-9"), "deflate level of HDF5")(
+      "no-version", "leave out what changes from run to run (version, command)");
+  add_machine_group(line);
+  if (!line.parse(arguments)) return 0;
+  if (!line.has("input")) throw UsageError("score: no INPUT given (see --help)");
+
+  pipelines::ScoreOptions options;
+  std::vector<std::string> paths = line.texts("output");
+  if (paths.empty()) paths.emplace_back("-");
+  options.job = job_options(line, arguments, paths);
+  for (const std::string& path : paths) {
+    options.outputs.push_back(pipelines::parse_score_output(path, line.text("output-type")));
+  }
+  options.deflate_level = line.values()["compress"].as<int>();
+  if (options.deflate_level < 0 || options.deflate_level > 9) {
+    throw UsageError("--compress: a level from 0 to 9");
+  }
+
+  const mamba::Model model = load_model(line);
+  pipelines::GenomeInput input(options.job.input);
+  if (input.iupac_count() > 0) {
+    options.job.note(pipelines::with_commas(input.iupac_count()) + " IUPAC codes read as N");
+  }
+  Progress progress("scored", line.has("quiet"));
+  options.job.bases_done = progress.counter();
+  options.job.started = [&](int64_t bases) {
+    options.job.note("scoring " + pipelines::with_commas(input.bases_wanted()) + " bases of " +
+                     input.name() + " with " + model.name() + " (" +
+                     pipelines::with_commas(bases) + " to read)");
+    progress.start(bases);
+  };
+  const pipelines::ScoreResult result = pipelines::run_score(options, model, input);
+  progress.stop();
+  print_summary(result, options);
+  return 0;
+}
+
+}  // namespace chromamba::app

@@ -1,0 +1,37 @@
+// Dense layer: Y = X · Wᵀ + bias.
+//
+// Shapes   x [rows, K] with row stride x_stride; weight_NK [N, K] contiguous (as checkpoints store it);
+//          bias_N [N] or null; y [rows, N] with row stride y_stride. f32, strides in elements.
+// Cost     2·rows·N·K flops; 4·(rows·(K + N) + N·K) bytes.
+// Split    one BLAS call on the calling thread.
+// Numerics f32. Against the double reference: ≤ K·2^-24 relative to Σ|x·w|.
+// Determinism  BLAS may choose another micro-kernel, and so another rounding, for another number of
+//          rows. A caller that needs a row's bits not to depend on how a sequence was split must
+//          keep `rows` and the row's index the same: the streaming engine always passes whole tiles.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/exec.h"
+
+namespace chromamba::kernels {
+
+struct LinearArgs {
+  int64_t rows = 0;
+  int64_t in_features = 0;   // K
+  int64_t out_features = 0;  // N
+  const float* x = nullptr;
+  int64_t x_stride = 0;
+  const float* weight_NK = nullptr;
+  const float* bias_N = nullptr;
+  float* y = nullptr;
+  int64_t y_stride = 0;
+};
+
+void linear(Exec& exec, const LinearArgs& args);
+
+namespace detail {
+void linear_blas(const LinearArgs& args);
+}
+
+}  // namespace chromamba::kernels

@@ -1,0 +1,124 @@
+// Vector helpers of the SIMD kernels: partial loads and the few transcendental functions that a
+// Mamba block needs. Included once per instruction set (Highway's foreach_target), so everything
+// lives in that target's namespace and no inline function leaks between instruction sets.
+//
+// Accuracy (against double, over the stated range): exp2_nonpositive 2 ulp; exp_clamped 4 ulp;
+// softplus 8 ulp; silu 8 ulp. Tests in tests/kernels/simd_math_test.cc.
+#if defined(CHROMAMBA_SIMD_MATH_INL_H) == defined(HWY_TARGET_TOGGLE)  // per-target guard
+#ifdef CHROMAMBA_SIMD_MATH_INL_H
+#undef CHROMAMBA_SIMD_MATH_INL_H
+#else
+#define CHROMAMBA_SIMD_MATH_INL_H
+#endif
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cstdint>
+
+HWY_BEFORE_NAMESPACE();
+namespace chromamba::kernels::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// The first n lanes from memory, zero in the others; reads nothing past n.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V load_n(D d, const float* from, int64_t n) {
+  if (n >= static_cast<int64_t>(hn::Lanes(d))) return hn::LoadU(d, from);
+#if HWY_TARGET <= HWY_AVX2  // native masked loads fault on no lane that is masked off
+  return hn::MaskedLoad(hn::FirstN(d, static_cast<size_t>(n)), d, from);
+#else
+  HWY_ALIGN float buffer[HWY_MAX_BYTES / sizeof(float)] = {};
+  std::copy_n(from, n, buffer);
+  return hn::Load(d, buffer);
+#endif
+}
+
+// Writes the first n lanes and nothing past them.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void store_n(V v, D d, float* to, int64_t n) {
+  if (n >= static_cast<int64_t>(hn::Lanes(d))) {
+    hn::StoreU(v, d, to);
+    return;
+  }
+  HWY_ALIGN float buffer[HWY_MAX_BYTES / sizeof(float)];
+  hn::Store(v, d, buffer);
+  std::copy_n(buffer, n, to);
+}
+
+constexpr float kLog2E = 1.44269504088896340736F;
+
+// Adding 1.5·2^23 rounds a float of magnitude below 2^22 to an integer, which then sits in the low
+// mantissa bits of the sum.
+constexpr float kRoundMagic = 12582912.0F;
+
+// 2^f for f in [-0.5, 0.5]: minimax polynomial of degree 5 with p(0) = 1 exactly, relative error
+// below 9.2e-8 before rounding. Degree 4 would leave 2.8e-6, too much for a long product of decays.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V exp2_fraction(D d, V f) {
+  V p = hn::MulAdd(f, hn::Set(d, 1.326472685e-3F), hn::Set(d, 9.671512666e-3F));
+  p = hn::MulAdd(p, f, hn::Set(d, 5.550733744e-2F));
+  p = hn::MulAdd(p, f, hn::Set(d, 2.402224208e-1F));
+  p = hn::MulAdd(p, f, hn::Set(d, 6.931469776e-1F));
+  return hn::MulAdd(p, f, hn::Set(d, 1.0F));
+}
+
+// a·b as an exponent: 2^(a·b) for a·b <= 126; values below 2^-126 come out as about 2^-126, which is
+// zero to any sum they enter. a·b is never rounded: its fraction is taken with one fused operation.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V exp2_product(D d, V a, V b) {
+  const hn::RebindToSigned<D> di;
+  const V magic = hn::Set(d, kRoundMagic);
+  const V shifted = hn::MulAdd(a, b, magic);
+  const V rounded = hn::Sub(shifted, magic);
+  const V fraction = hn::MulSub(a, b, rounded);
+  const V polynomial = exp2_fraction(d, fraction);
+  const V clamped = hn::Max(shifted, hn::Set(d, kRoundMagic - 126.0F));
+  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(di, clamped));
+  return hn::BitCast(d, hn::Add(hn::BitCast(di, polynomial), exponent));
+}
+
+// exp(x) for x <= 87; smaller than 2^-126 comes out as 2^-126.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V exp_clamped(D d, V x) {
+  // The product x·log2(e) loses up to |x|·2^-24 in the exponent; log2(e) in two parts keeps 4 ulp.
+  const hn::RebindToSigned<D> di;
+  const V magic = hn::Set(d, kRoundMagic);
+  const V bounded = hn::Max(hn::Min(x, hn::Set(d, 88.0F)), hn::Set(d, -1000.0F));
+  const V shifted = hn::MulAdd(bounded, hn::Set(d, kLog2E), magic);
+  const V rounded = hn::Sub(shifted, magic);
+  V fraction = hn::MulSub(bounded, hn::Set(d, kLog2E), rounded);
+  fraction = hn::MulAdd(bounded, hn::Set(d, 1.925963033e-8F), fraction);  // log2(e) - kLog2E
+  const V polynomial = exp2_fraction(d, fraction);
+  const V clamped = hn::Max(shifted, hn::Set(d, kRoundMagic - 126.0F));
+  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(di, clamped));
+  return hn::BitCast(d, hn::Add(hn::BitCast(di, polynomial), exponent));
+}
+
+// x / (1 + exp(-x)).
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V silu(D d, V x) {
+  return hn::Div(x, hn::Add(hn::Set(d, 1.0F), exp_clamped(d, hn::Neg(x))));
+}
+
+// log(1 + exp(x)), as max(x, 0) + log1p(exp(-|x|)); log1p(y) = 2·atanh(y / (2 + y)) keeps full
+// relative accuracy down to y = 0, where time steps of a trained model live.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V softplus(D d, V x) {
+  const V y = exp_clamped(d, hn::Neg(hn::Abs(x)));
+  const V s = hn::Div(y, hn::Add(y, hn::Set(d, 2.0F)));  // in (0, 1/3]
+  const V q = hn::Mul(s, s);
+  // Odd series of atanh, q <= 1/9: the term left out is q^8/17 < 1.4e-9 relative.
+  V p = hn::MulAdd(q, hn::Set(d, 2.0F / 15.0F), hn::Set(d, 2.0F / 13.0F));
+  p = hn::MulAdd(p, q, hn::Set(d, 2.0F / 11.0F));
+  p = hn::MulAdd(p, q, hn::Set(d, 2.0F / 9.0F));
+  p = hn::MulAdd(p, q, hn::Set(d, 2.0F / 7.0F));
+  p = hn::MulAdd(p, q, hn::Set(d, 2.0F / 5.0F));
+  p = hn::MulAdd(p, q, hn::Set(d, 2.0F / 3.0F));
+  p = hn::MulAdd(p, q, hn::Set(d, 2.0F));
+  return hn::MulAdd(s, p, hn::Max(x, hn::Zero(d)));
+}
+
+}  // namespace chromamba::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target guard

@@ -1,0 +1,373 @@
+#include "mamba/engine.h"
+
+#include <algorithm>
+#include <atomic>
+#include <climits>
+#include <condition_variable>
+#include <exception>
+#include <functional>
+#include <limits>
+#include <mutex>
+#include <thread>
+
+#include "kernels/add_norm.h"
+#include "kernels/base/error.h"
+#include "kernels/head.h"
+#include "kernels/linear.h"
+#include "kernels/token_embedding.h"
+
+namespace chromamba::mamba {
+namespace {
+
+// A fixed set of threads that all run one function when asked and then wait for the next.
+class WorkerPool {
+ public:
+  explicit WorkerPool(int threads) {
+    // The caller is worker 0, so `threads` workers need one thread less.
+    for (int i = 1; i < threads; ++i) {
+      threads_.emplace_back([this, i](const std::stop_token& stop) { loop(stop, i); });
+    }
+  }
+
+  ~WorkerPool() {
+    for (std::jthread& thread : threads_) thread.request_stop();
+    start_.notify_all();
+  }
+
+  // Runs work(worker) on every worker and returns when all are done. `work` must not throw.
+  template <typename Work>
+  void run(const Work& work) {
+    {
+      const std::lock_guard lock(mutex_);
+      work_ = [&work](int worker) { work(worker); };
+      ++generation_;
+      running_ = static_cast<int>(threads_.size());
+    }
+    start_.notify_all();
+    work(0);
+    std::unique_lock lock(mutex_);
+    done_.wait(lock, [this] { return running_ == 0; });
+    work_ = nullptr;
+  }
+
+ private:
+  void loop(const std::stop_token& stop, int worker) {
+    int64_t seen = 0;
+    while (true) {
+      std::function<void(int)> work;
+      {
+        std::unique_lock lock(mutex_);
+        if (!start_.wait(lock, stop, [&] { return generation_ != seen; })) return;
+        seen = generation_;
+        work = work_;
+      }
+      work(worker);
+      {
+        const std::lock_guard lock(mutex_);
+        --running_;
+      }
+      done_.notify_one();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable_any start_;
+  std::condition_variable done_;
+  std::function<void(int)> work_;
+  int64_t generation_ = 0;
+  int running_ = 0;
+  std::vector<std::jthread> threads_;  // last: destroyed, and so joined, first
+};
+
+// How many tiles of one sequence have passed each hand-over of each layer.
+class Tickets {
+ public:
+  explicit Tickets(int64_t layers) : passed_(static_cast<size_t>(2 * layers)) {}
+
+  // False when the run was abandoned meanwhile.
+  bool wait(int64_t layer, CarryPart part, int32_t tile) {
+    std::atomic<int32_t>& passed = slot(layer, part);
+    int32_t now = passed.load(std::memory_order_acquire);
+    while (now < tile) {
+      passed.wait(now, std::memory_order_acquire);
+      now = passed.load(std::memory_order_acquire);
+    }
+    return now != kAbandoned;
+  }
+
+  void pass_on(int64_t layer, CarryPart part, int32_t tile) {
+    std::atomic<int32_t>& passed = slot(layer, part);
+    int32_t expected = tile;
+    // Not a plain store: it must not overwrite kAbandoned.
+    passed.compare_exchange_strong(expected, tile + 1, std::memory_order_release,
+                                   std::memory_order_relaxed);
+    passed.notify_all();
+  }
+
+  void abandon() {
+    for (std::atomic<int32_t>& passed : passed_) {
+      passed.store(kAbandoned, std::memory_order_release);
+      passed.notify_all();
+    }
+  }
+
+ private:
+  static constexpr int32_t kAbandoned = INT32_MAX;
+
+  std::atomic<int32_t>& slot(int64_t layer, CarryPart part) {
+    return passed_[static_cast<size_t>(2 * layer + (part == CarryPart::ssm ? 1 : 0))];
+  }
+
+  std::vector<std::atomic<int32_t>> passed_;
+};
+
+// Thrown inside a worker when another one failed; never leaves forward().
+struct Abandoned {};
+
+class TileGate : public CarryGate {
+ public:
+  TileGate(Tickets& tickets, int64_t layer, int32_t tile)
+      : tickets_(tickets), layer_(layer), tile_(tile) {}
+
+  void wait(CarryPart part) override {
+    if (!tickets_.wait(layer_, part, tile_)) throw Abandoned();
+  }
+  void pass_on(CarryPart part) override { tickets_.pass_on(layer_, part, tile_); }
+
+ private:
+  Tickets& tickets_;
+  int64_t layer_;
+  int32_t tile_;
+};
+
+struct Tile {
+  size_t chunk;      // index into the call's chunks
+  int32_t index;     // of this tile within its chunk
+  int64_t start;     // first base of the tile, counted in the chunk
+  int64_t first_row;  // where that base lies in the tile
+  int64_t count;
+};
+
+}  // namespace
+
+class Engine::Impl {
+ public:
+  Impl(const Model& model, kernels::Backend backend, int threads)
+      : model_(model), pool_(threads), workers_(static_cast<size_t>(threads)) {
+    kernels::use_single_threaded_blas();
+    for (Worker& worker : workers_) {
+      worker.exec = kernels::Exec(backend);
+      const int64_t row_block = kTileRows * model.config().d_model;
+      worker.residual.assign(static_cast<size_t>(row_block), 0.0F);
+      worker.hidden.assign(static_cast<size_t>(row_block), 0.0F);
+      worker.normed.assign(static_cast<size_t>(row_block), 0.0F);
+      worker.logits.assign(static_cast<size_t>(kTileRows * model.config().vocab_size), 0.0F);
+      worker.workspace.assign(static_cast<size_t>(mixer_workspace(model)), 0.0F);
+      worker.targets.resize(kTileRows);
+      worker.log_p.resize(kTileRows);
+    }
+  }
+
+  static int64_t mixer_workspace(const Model& model) {
+    int64_t floats = 0;
+    for (const Block& block : model.blocks()) {
+      floats = std::max(floats, block.mixer->workspace_floats(kTileRows));
+    }
+    return floats;
+  }
+
+  SequenceState new_sequence() const {
+    SequenceState state;
+    for (const Block& block : model_.blocks()) state.layers.push_back(block.mixer->zero_state());
+    state.next_log_p.assign(static_cast<size_t>(model_.config().vocab_size), 0.0F);
+    return state;
+  }
+
+  void forward(std::span<Chunk> chunks) {
+    const auto n_layer = static_cast<int64_t>(model_.blocks().size());
+    std::vector<Tile> tiles;
+    std::vector<std::unique_ptr<Tickets>> tickets;
+    for (size_t c = 0; c < chunks.size(); ++c) {
+      const Chunk& chunk = chunks[c];
+      if (chunk.log_likelihood_L != nullptr && chunk.length > 0) {
+        // The first base was predicted by the last one of the chunk before.
+        const int32_t token = chunk.tokens_L[0];
+        const bool scored = chunk.state->position > 0 && token != model_.tokenizer().n;
+        chunk.log_likelihood_L[0] = scored ? chunk.state->next_log_p[static_cast<size_t>(token)]
+                                           : std::numeric_limits<float>::quiet_NaN();
+      }
+      int32_t index = 0;
+      for (int64_t start = 0; start < chunk.length;) {
+        const int64_t first_row = (chunk.state->position + start) % kTileRows;
+        const int64_t count = std::min(kTileRows - first_row, chunk.length - start);
+        tiles.push_back({c, index++, start, first_row, count});
+        start += count;
+      }
+      tickets.push_back(std::make_unique<Tickets>(n_layer));
+    }
+
+    std::atomic<size_t> next{0};
+    std::exception_ptr failure;
+    std::mutex failure_mutex;
+    pool_.run([&](int worker) {
+      const kernels::ScopedFlushDenormals flush;
+      try {
+        // Tiles are taken in order, so the tile that all others may wait for is always running.
+        for (size_t i = next.fetch_add(1); i < tiles.size(); i = next.fetch_add(1)) {
+          const Tile& tile = tiles[i];
+          run_tile(workers_[static_cast<size_t>(worker)], chunks[tile.chunk], tile,
+                   *tickets[tile.chunk]);
+        }
+      } catch (const Abandoned&) {  // NOLINT(bugprone-empty-catch): the failure is already recorded
+      } catch (...) {
+        {
+          const std::lock_guard lock(failure_mutex);
+          if (!failure) failure = std::current_exception();
+        }
+        next.store(tiles.size());
+        for (const std::unique_ptr<Tickets>& t : tickets) t->abandon();
+      }
+    });
+    if (failure) std::rethrow_exception(failure);
+    for (Chunk& chunk : chunks) chunk.state->position += chunk.length;
+  }
+
+ private:
+  struct Worker {
+    kernels::Exec exec;
+    AlignedFloats residual;  // [T, D]
+    AlignedFloats hidden;    // [T, D]
+    AlignedFloats normed;    // [T, D]
+    AlignedFloats logits;    // [T, V]
+    AlignedFloats workspace;
+    std::vector<int32_t> targets;
+    std::vector<float> log_p;
+  };
+
+  // The residual add and norm of the valid rows, and the taps that want this point of the stream.
+  void add_norm(Worker& worker, const NormWeights& norm, const Chunk& chunk, const Tile& tile,
+                int64_t layer) {
+    const int64_t width = model_.config().d_model;
+    const int64_t offset = tile.first_row * width;
+    kernels::add_norm(worker.exec, {.kind = model_.norm_kind(),
+                                    .length = tile.count,
+                                    .d_model = width,
+                                    .eps = static_cast<float>(model_.config().norm_eps),
+                                    .hidden_LD = worker.hidden.data() + offset,
+                                    .residual_LD = worker.residual.data() + offset,
+                                    .weight_D = norm.weight.data(),
+                                    .bias_D = norm.bias.empty() ? nullptr : norm.bias.data(),
+                                    .out_LD = worker.normed.data() + offset});
+    copy_taps(chunk, tile, layer, worker.residual);
+  }
+
+  void copy_taps(const Chunk& chunk, const Tile& tile, int64_t layer, const AlignedFloats& rows) {
+    const int64_t width = model_.config().d_model;
+    for (const HiddenTap& tap : chunk.taps) {
+      if (tap.layer != layer) continue;
+      std::copy_n(rows.data() + tile.first_row * width, tile.count * width,
+                  tap.out_LD + tile.start * width);
+    }
+  }
+
+  void run_tile(Worker& worker, const Chunk& chunk, const Tile& tile, Tickets& tickets) {
+    const int64_t width = model_.config().d_model;
+    const auto n_layer = static_cast<int64_t>(model_.blocks().size());
+    const bool wants_head = chunk.log_likelihood_L != nullptr || chunk.logits_LV != nullptr;
+    int64_t last_layer = wants_head ? n_layer : 0;
+    bool wants_final = wants_head;
+    for (const HiddenTap& tap : chunk.taps) {
+      wants_final = wants_final || tap.layer == kFinalLayer;
+      last_layer = std::max(last_layer, tap.layer == kFinalLayer ? n_layer : tap.layer);
+    }
+
+    const int64_t offset = tile.first_row * width;
+    kernels::token_embedding(worker.exec, {.length = tile.count,
+                                           .vocab_size = model_.config().vocab_size,
+                                           .d_model = width,
+                                           .tokens_L = chunk.tokens_L + tile.start,
+                                           .table_VD = model_.embedding_VD().data(),
+                                           .out_LD = worker.hidden.data() + offset});
+    std::fill_n(worker.residual.begin() + offset, tile.count * width, 0.0F);
+
+    for (int64_t layer = 0; layer < last_layer; ++layer) {
+      const Block& block = model_.blocks()[static_cast<size_t>(layer)];
+      add_norm(worker, block.norm, chunk, tile, layer);
+      TileGate gate(tickets, layer, tile.index);
+      block.mixer->forward(worker.exec, {.tile_rows = kTileRows,
+                                         .first = tile.first_row,
+                                         .count = tile.count,
+                                         .input_LD = worker.normed.data(),
+                                         .out_LD = worker.hidden.data(),
+                                         .workspace = worker.workspace.data(),
+                                         .state = &chunk.state->layers[static_cast<size_t>(layer)],
+                                         .gate = &gate});
+    }
+    // Layer `last_layer` is the residual stream after its add; the norm after it is the next block's
+    // (unused then) or the final one.
+    add_norm(worker, model_.final_norm(), chunk, tile, last_layer);
+    if (!wants_final) return;
+    copy_taps(chunk, tile, kFinalLayer, worker.normed);
+    if (wants_head) run_head(worker, chunk, tile);
+  }
+
+  void run_head(Worker& worker, const Chunk& chunk, const Tile& tile) {
+    const int64_t vocab = model_.config().vocab_size;
+    kernels::linear(worker.exec, {.rows = kTileRows,
+                                  .in_features = model_.config().d_model,
+                                  .out_features = vocab,
+                                  .x = worker.normed.data(),
+                                  .x_stride = model_.config().d_model,
+                                  .weight_NK = model_.head_VD().data(),
+                                  .y = worker.logits.data(),
+                                  .y_stride = vocab});
+    const float* logits = worker.logits.data() + tile.first_row * vocab;
+    if (chunk.logits_LV != nullptr) {
+      std::copy_n(logits, tile.count * vocab, chunk.logits_LV + tile.start * vocab);
+    }
+    // Row i scores the base after it; the chunk's last row scores a base not yet seen.
+    for (int64_t i = 0; i < tile.count; ++i) {
+      const int64_t next = tile.start + i + 1;
+      const int32_t token = next < chunk.length ? chunk.tokens_L[next] : -1;
+      worker.targets[static_cast<size_t>(i)] = token == model_.tokenizer().n ? -1 : token;
+    }
+    kernels::head_log_softmax(worker.exec, {.length = tile.count,
+                                            .vocab_size = vocab,
+                                            .logits_LV = logits,
+                                            .logits_stride = vocab,
+                                            .target_L = worker.targets.data(),
+                                            .out_L = worker.log_p.data()});
+    const bool ends_chunk = tile.start + tile.count == chunk.length;
+    if (chunk.log_likelihood_L != nullptr) {
+      std::copy_n(worker.log_p.begin(), tile.count - (ends_chunk ? 1 : 0),
+                  chunk.log_likelihood_L + tile.start + 1);
+    }
+    if (ends_chunk) {
+      kernels::head_log_softmax(worker.exec, {.length = 1,
+                                              .vocab_size = vocab,
+                                              .logits_LV = logits + (tile.count - 1) * vocab,
+                                              .logits_stride = vocab,
+                                              .log_p_LV = chunk.state->next_log_p.data()});
+    }
+  }
+
+  const Model& model_;
+  WorkerPool pool_;
+  std::vector<Worker> workers_;
+};
+
+Engine::Engine(const Model& model, kernels::Backend backend, int threads)
+    : impl_(std::make_unique<Impl>(model, backend, std::max(threads, 1))) {}
+
+Engine::~Engine() = default;
+
+SequenceState Engine::new_sequence() const { return impl_->new_sequence(); }
+
+void Engine::forward(std::span<Chunk> chunks) { impl_->forward(chunks); }
+
+int64_t Engine::workspace_bytes(const Model& model, int threads) {
+  const int64_t rows = 3 * model.config().d_model + model.config().vocab_size;
+  return threads * 4 * (kTileRows * rows + Impl::mixer_workspace(model));
+}
+
+}  // namespace chromamba::mamba

@@ -1,0 +1,75 @@
+// Runs a model over sequences in chunks, exactly: the state is carried, so a sequence cut anywhere
+// gives the same bits as the whole, whatever the chunk sizes, batch mates or number of threads.
+//
+// How the work is split (CPU). A sequence is cut into tiles of kTileRows bases on a grid that starts at
+// its first base. A worker takes the next tile and walks it through all layers while its activations
+// stay in the L2 cache. Tiles of one sequence meet only at the two hand-overs of each layer
+// (CarryGate); between those, neighbours run at the same time, one a layer or so ahead of the other,
+// so one contig keeps about n_layer / (share of time in hand-overs) threads busy, and several
+// sequences in one call keep more. Each tile is computed by one thread from the same inputs by the
+// same operations, which is why the thread count cannot change a result.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/exec.h"
+#include "mamba/model.h"
+
+namespace chromamba::mamba {
+
+// Bases in a tile. 256 rows bring BLAS to about 90 % of its speed on the shapes of a D=128 model, and
+// its activations (about 1.3 MB) still fit the L2 cache of current server cores; 128 rows lose 10 %.
+constexpr int64_t kTileRows = 256;
+
+// Layer numbers: 0 is the token embedding, k the residual stream after k blocks, n_layer the one
+// before the final norm, kFinalLayer the output of the final norm.
+constexpr int64_t kFinalLayer = -1;
+
+// What one sequence carries between chunks.
+struct SequenceState {
+  int64_t position = 0;  // bases seen
+  std::vector<LayerState> layers;
+  AlignedFloats next_log_p;  // [V] ln p of the next token given all bases seen (once position > 0)
+};
+
+struct HiddenTap {
+  int64_t layer = kFinalLayer;
+  float* out_LD = nullptr;  // [length, D]
+};
+
+// A chunk of one sequence and where its results go. Null outputs are not computed.
+struct Chunk {
+  SequenceState* state = nullptr;
+  const int32_t* tokens_L = nullptr;
+  int64_t length = 0;
+  // [length] ln p(base | all bases before it, from the sequence's first); NaN at the first base of
+  // the sequence and wherever the token is that of N.
+  float* log_likelihood_L = nullptr;
+  float* logits_LV = nullptr;  // [length, V]
+  std::vector<HiddenTap> taps;
+};
+
+class Engine {
+ public:
+  // `threads` >= 1 workers. The model must outlive the engine.
+  Engine(const Model& model, kernels::Backend backend, int threads);
+  ~Engine();
+
+  SequenceState new_sequence() const;
+
+  // Computes the chunks (of different sequences) and advances their states. One caller at a time.
+  // When it throws, the states of this call's sequences are undefined.
+  void forward(std::span<Chunk> chunks);
+
+  // Bytes that workers hold besides the model: for planning.
+  static int64_t workspace_bytes(const Model& model, int threads);
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace chromamba::mamba

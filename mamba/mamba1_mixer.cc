@@ -1,0 +1,143 @@
+#include "mamba/mamba1_mixer.h"
+
+#include <cmath>
+
+#include "kernels/causal_conv1d.h"
+#include "kernels/linear.h"
+#include "kernels/selective_scan.h"
+
+namespace chromamba::mamba {
+namespace {
+
+const float* data_or_null(const AlignedFloats& values) {
+  return values.empty() ? nullptr : values.data();
+}
+
+AlignedFloats transposed(const AlignedFloats& matrix, int64_t rows, int64_t columns) {
+  AlignedFloats result(matrix.size());
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) result[c * rows + r] = matrix[r * columns + c];
+  }
+  return result;
+}
+
+}  // namespace
+
+Mamba1Mixer::Mamba1Mixer(const ModelConfig& config, TensorLoader& tensors)
+    : d_model_(config.d_model),
+      d_inner_(config.d_inner),
+      d_state_(config.d_state),
+      d_conv_(config.d_conv),
+      dt_rank_(config.dt_rank) {
+  in_proj_ = tensors.take("in_proj.weight", {2 * d_inner_, d_model_});
+  in_bias_ = tensors.take_or_empty("in_proj.bias", {2 * d_inner_}, config.proj_bias);
+  conv_KE_ = transposed(tensors.take("conv1d.weight", {d_inner_, 1, d_conv_}), d_inner_, d_conv_);
+  conv_bias_ = tensors.take_or_empty("conv1d.bias", {d_inner_}, config.conv_bias);
+  x_proj_ = tensors.take("x_proj.weight", {dt_rank_ + 2 * d_state_, d_inner_});
+  dt_proj_ = tensors.take("dt_proj.weight", {d_inner_, dt_rank_});
+  dt_bias_ = tensors.take("dt_proj.bias", {d_inner_});
+  A_NE_ = transposed(tensors.take("A_log", {d_inner_, d_state_}), d_inner_, d_state_);
+  for (float& a : A_NE_) a = -std::exp(a);
+  D_skip_ = tensors.take("D", {d_inner_});
+  out_proj_ = tensors.take("out_proj.weight", {d_model_, d_inner_});
+  out_bias_ = tensors.take_or_empty("out_proj.bias", {d_model_}, config.proj_bias);
+}
+
+LayerState Mamba1Mixer::zero_state() const {
+  return {AlignedFloats(static_cast<size_t>(d_conv_ * d_inner_), 0.0F),
+          AlignedFloats(static_cast<size_t>(d_state_ * d_inner_), 0.0F)};
+}
+
+// xz [T, 2E], u' [T, E], x_proj's output [T, R + 2N], dt and then the scan's output [T, E].
+int64_t Mamba1Mixer::workspace_floats(int64_t tile_rows) const {
+  return tile_rows * (4 * d_inner_ + dt_rank_ + 2 * d_state_);
+}
+
+int64_t Mamba1Mixer::matmul_flops() const {
+  return 2 * (2 * d_inner_ * d_model_ + (dt_rank_ + 2 * d_state_) * d_inner_ + d_inner_ * dt_rank_ +
+              d_model_ * d_inner_);
+}
+
+void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
+  const int64_t rows = call.tile_rows;
+  const int64_t wide = 2 * d_inner_;
+  const int64_t narrow = dt_rank_ + 2 * d_state_;
+  float* xz = call.workspace;
+  float* u = xz + rows * wide;
+  float* dt = u + rows * d_inner_;
+  float* x_dbl = dt + rows * d_inner_;  // [d, Bmat, Cmat], last because its width fits no cache line
+
+  kernels::linear(exec, {.rows = rows,
+                         .in_features = d_model_,
+                         .out_features = wide,
+                         .x = call.input_LD,
+                         .x_stride = d_model_,
+                         .weight_NK = in_proj_.data(),
+                         .bias_N = data_or_null(in_bias_),
+                         .y = xz,
+                         .y_stride = wide});
+
+  call.gate->wait(CarryPart::conv);
+  kernels::causal_conv1d(exec, {.length = call.count,
+                                .channels = d_inner_,
+                                .taps = d_conv_,
+                                .u_LE = xz + call.first * wide,
+                                .u_stride = wide,
+                                .weight_KE = conv_KE_.data(),
+                                .bias_E = data_or_null(conv_bias_),
+                                .state_KE = call.state->conv.data(),
+                                .out_LE = u + call.first * d_inner_,
+                                .out_stride = d_inner_});
+  call.gate->pass_on(CarryPart::conv);
+
+  kernels::linear(exec, {.rows = rows,
+                         .in_features = d_inner_,
+                         .out_features = narrow,
+                         .x = u,
+                         .x_stride = d_inner_,
+                         .weight_NK = x_proj_.data(),
+                         .y = x_dbl,
+                         .y_stride = narrow});
+  kernels::linear(exec, {.rows = rows,
+                         .in_features = dt_rank_,
+                         .out_features = d_inner_,
+                         .x = x_dbl,
+                         .x_stride = narrow,
+                         .weight_NK = dt_proj_.data(),
+                         .y = dt,
+                         .y_stride = d_inner_});
+
+  float* dt_valid = dt + call.first * d_inner_;
+  call.gate->wait(CarryPart::ssm);
+  kernels::selective_scan(exec, {.length = call.count,
+                                 .channels = d_inner_,
+                                 .d_state = d_state_,
+                                 .u_LE = u + call.first * d_inner_,
+                                 .u_stride = d_inner_,
+                                 .dt_LE = dt_valid,
+                                 .dt_stride = d_inner_,
+                                 .dt_bias_E = dt_bias_.data(),
+                                 .A_NE = A_NE_.data(),
+                                 .Bmat_LN = x_dbl + call.first * narrow + dt_rank_,
+                                 .Cmat_LN = x_dbl + call.first * narrow + dt_rank_ + d_state_,
+                                 .bc_stride = narrow,
+                                 .D_E = D_skip_.data(),
+                                 .z_LE = xz + call.first * wide + d_inner_,
+                                 .z_stride = wide,
+                                 .state_NE = call.state->ssm.data(),
+                                 .out_LE = dt_valid,
+                                 .out_stride = d_inner_});
+  call.gate->pass_on(CarryPart::ssm);
+
+  kernels::linear(exec, {.rows = rows,
+                         .in_features = d_inner_,
+                         .out_features = d_model_,
+                         .x = dt,
+                         .x_stride = d_inner_,
+                         .weight_NK = out_proj_.data(),
+                         .bias_N = data_or_null(out_bias_),
+                         .y = call.out_LD,
+                         .y_stride = d_model_});
+}
+
+}  // namespace chromamba::mamba

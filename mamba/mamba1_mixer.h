@@ -1,0 +1,44 @@
+// The Mamba-1 mixer (Gu & Dao 2023, arXiv 2312.00752), as released code and weights compute it:
+//
+//   [u, z] = W_in n (+ b_in)            u' = SiLU(causal_conv1d(u) + b_conv)
+//   [d, Bmat, Cmat] = W_x u'            dt = W_dt d        (Δ = softplus(dt + b_dt) inside the scan)
+//   hidden = W_out scan(u', dt, Bmat, Cmat, z) (+ b_out)
+//
+// Tensors (checkpoint names): in_proj.weight [2E, D], in_proj.bias, conv1d.weight [E, 1, K],
+// conv1d.bias [E], x_proj.weight [R + 2N, E], dt_proj.weight [E, R], dt_proj.bias [E], A_log [E, N],
+// D [E], out_proj.weight [D, E], out_proj.bias.
+#pragma once
+
+#include "mamba/mixer.h"
+
+namespace chromamba::mamba {
+
+class Mamba1Mixer : public Mixer {
+ public:
+  Mamba1Mixer(const ModelConfig& config, TensorLoader& tensors);
+
+  void forward(kernels::Exec& exec, const MixerCall& call) const override;
+  LayerState zero_state() const override;
+  int64_t workspace_floats(int64_t tile_rows) const override;
+  int64_t matmul_flops() const override;
+
+ private:
+  int64_t d_model_;
+  int64_t d_inner_;
+  int64_t d_state_;
+  int64_t d_conv_;
+  int64_t dt_rank_;
+  AlignedFloats in_proj_;   // [2E, D]
+  AlignedFloats in_bias_;   // [2E] or empty
+  AlignedFloats conv_KE_;   // [K, E]: transposed, see causal_conv1d.h
+  AlignedFloats conv_bias_;  // [E] or empty
+  AlignedFloats x_proj_;    // [R + 2N, E]
+  AlignedFloats dt_proj_;   // [E, R]
+  AlignedFloats dt_bias_;   // [E]
+  AlignedFloats A_NE_;      // [N, E] = -exp(A_log) transposed
+  AlignedFloats D_skip_;    // [E]
+  AlignedFloats out_proj_;  // [D, E]
+  AlignedFloats out_bias_;  // [D] or empty
+};
+
+}  // namespace chromamba::mamba

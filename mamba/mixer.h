@@ -1,0 +1,64 @@
+// A mixer is what a block does to its normalised input: the sequence-mixing part of one layer.
+//
+// A new model family is one Mixer and one line in make_mixer (mixer.cc). Mixers work on one tile: a
+// fixed number of rows of one sequence, of which a contiguous range holds bases. Matrix products run
+// on the whole tile, so that a row's rounding depends on its place in the sequence and on nothing
+// else (kernels/linear.h says why); everything with a carry runs on the valid range alone.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/base/aligned.h"
+#include "kernels/exec.h"
+#include "mamba/config.h"
+#include "mamba/tensor_loader.h"
+
+namespace chromamba::mamba {
+
+// What one layer carries from a sequence's past: exact, a few KB, independent of its length.
+struct LayerState {
+  AlignedFloats conv;  // [K, E] the last K inputs of the convolution, oldest first
+  AlignedFloats ssm;   // [N, E] the recurrent state
+};
+
+enum class CarryPart { conv, ssm };
+
+// Orders the tiles of a sequence at the two places where one hands its state to the next. A mixer
+// calls wait() just before it touches that part of the state and pass_on() just after, and does all
+// else outside, so that neighbouring tiles overlap on different threads.
+class CarryGate {
+ public:
+  virtual ~CarryGate() = default;
+  virtual void wait(CarryPart part) = 0;
+  virtual void pass_on(CarryPart part) = 0;
+};
+
+struct MixerCall {
+  int64_t tile_rows = 0;          // rows of every buffer below
+  int64_t first = 0;              // valid rows: [first, first + count)
+  int64_t count = 0;
+  const float* input_LD = nullptr;  // [tile_rows, D]
+  float* out_LD = nullptr;          // [tile_rows, D]; may alias input
+  float* workspace = nullptr;       // workspace_floats(tile_rows)
+  LayerState* state = nullptr;
+  CarryGate* gate = nullptr;
+};
+
+class Mixer {
+ public:
+  virtual ~Mixer() = default;
+  virtual void forward(kernels::Exec& exec, const MixerCall& call) const = 0;
+  virtual LayerState zero_state() const = 0;
+  virtual int64_t workspace_floats(int64_t tile_rows) const = 0;
+  // Floating-point operations of the matrix products, per base.
+  virtual int64_t matmul_flops() const = 0;
+};
+
+// The mixer that the configuration names, with its weights taken from `tensors` (scoped to
+// "…layers.k.mixer."). DataError for missing or misshapen tensors.
+std::unique_ptr<Mixer> make_mixer(const ModelConfig& config, TensorLoader& tensors);
+
+}  // namespace chromamba::mamba

@@ -1,0 +1,70 @@
+// A loaded model: weights in memory, ready to run. Immutable after loading, so any number of engines
+// and threads may share one.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/add_norm.h"
+#include "kernels/base/aligned.h"
+#include "mamba/checkpoint.h"
+#include "mamba/config.h"
+#include "mamba/mixer.h"
+#include "mamba/tokenizer.h"
+
+namespace chromamba::mamba {
+
+// Weights of one RMSNorm or LayerNorm.
+struct NormWeights {
+  AlignedFloats weight;  // [D]
+  AlignedFloats bias;    // [D], empty for RMSNorm
+};
+
+struct Block {
+  NormWeights norm;
+  std::unique_ptr<Mixer> mixer;
+};
+
+class Model {
+ public:
+  // Reads every weight of a checkpoint. DataError when a tensor is missing, extra, misshapen or not
+  // finite, or when the configuration is not a model this version runs.
+  explicit Model(const Checkpoint& checkpoint);
+
+  // The model that is compiled into the program: human-d128, causal, 935,040 parameters.
+  static Model built_in();
+
+  const ModelConfig& config() const { return config_; }
+  const Tokenizer& tokenizer() const { return tokenizer_; }
+  const std::string& name() const { return name_; }      // the path as given, or "human-d128"
+  const std::string& sha256() const { return sha256_; }  // of the weights, as sha256sum prints it
+  int64_t parameter_count() const { return parameter_count_; }
+
+  const AlignedFloats& embedding_VD() const { return embedding_VD_; }
+  const std::vector<Block>& blocks() const { return blocks_; }
+  const NormWeights& final_norm() const { return final_norm_; }
+  const AlignedFloats& head_VD() const { return head_VD_.empty() ? embedding_VD_ : head_VD_; }
+
+  kernels::NormKind norm_kind() const {
+    return config_.rms_norm ? kernels::NormKind::rms : kernels::NormKind::layer;
+  }
+  // Bytes of the state one sequence carries (all layers and the last base's log-probabilities).
+  int64_t state_bytes() const;
+  // Floating-point operations of all matrix products, per base: blocks, and with the head.
+  int64_t matmul_flops() const;
+
+ private:
+  ModelConfig config_;
+  Tokenizer tokenizer_;
+  std::string name_;
+  std::string sha256_;
+  int64_t parameter_count_ = 0;
+  AlignedFloats embedding_VD_;
+  std::vector<Block> blocks_;
+  NormWeights final_norm_;
+  AlignedFloats head_VD_;  // empty when tied to the embedding
+};
+
+}  // namespace chromamba::mamba

@@ -1,0 +1,180 @@
+#include "pipelines/benchmark.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "kernels/kernel_bench.h"
+#include "pipelines/score.h"
+#include "pipelines/selftest.h"
+
+namespace chromamba::pipelines {
+namespace {
+
+std::string random_bases(int64_t n) {
+  std::mt19937_64 random(20240601);
+  std::string bases(static_cast<size_t>(n), 'A');
+  for (char& base : bases) base = "ACGT"[random() % 4];
+  return bases;
+}
+
+// Seconds to score n bases that are in memory already.
+double time_model(mamba::Engine& engine, const std::vector<int32_t>& tokens, int64_t n,
+                  int64_t chunk_size, StopSignal stop) {
+  std::vector<float> log_p(static_cast<size_t>(chunk_size));
+  mamba::SequenceState state = engine.new_sequence();
+  const auto start = std::chrono::steady_clock::now();
+  for (int64_t at = 0; at < n; at += chunk_size) {
+    throw_if_stopped(stop);
+    mamba::Chunk chunk;
+    chunk.state = &state;
+    chunk.tokens_L = tokens.data() + at;
+    chunk.length = std::min(chunk_size, n - at);
+    chunk.log_likelihood_L = log_p.data();
+    engine.forward({&chunk, 1});
+  }
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// A folder that goes, with what we put there, when the benchmark ends.
+class WorkFolder {
+ public:
+  explicit WorkFolder(const std::string& parent) : path_(parent + "/chromamba-bench-XXXXXX") {
+    if (mkdtemp(path_.data()) == nullptr) {
+      throw ResourceError("folder " + parent + ": cannot make a temporary folder there");
+    }
+  }
+  ~WorkFolder() {
+    for (const std::string& name : names_) std::remove(file(name).c_str());
+    rmdir(path_.c_str());
+  }
+  WorkFolder(const WorkFolder&) = delete;
+  WorkFolder& operator=(const WorkFolder&) = delete;
+
+  const std::string& path() const { return path_; }
+  std::string add(const std::string& name) {
+    names_.push_back(name);
+    return file(name);
+  }
+
+ private:
+  std::string file(const std::string& name) const { return path_ + "/" + name; }
+
+  std::string path_;
+  std::vector<std::string> names_;
+};
+
+StreamStats time_score(const BenchOptions& options, const mamba::Model& model,
+                       const std::string& bases) {
+  WorkFolder folder(options.scratch_folder);
+  const std::string fasta = folder.add("bench.fa");
+  {
+    std::ofstream file(fasta);
+    file << ">bench\n";
+    for (size_t at = 0; at < bases.size(); at += 60) file << bases.substr(at, 60) << '\n';
+    if (!file.flush()) throw ResourceError(fasta + ": cannot be written");
+  }
+  ScoreOptions score;
+  score.job.input.path = fasta;
+  score.job.input.scratch_folder = folder.path();
+  score.job.threads = options.threads;
+  score.job.chunk_size = options.chunk_size;
+  score.job.version = options.version;
+  score.job.stop = options.stop;
+  for (const char* name : {"bench.h5", "bench.bw", "bench.tsv"}) {
+    score.outputs.push_back(parse_score_output(folder.add(name), ""));
+  }
+  GenomeInput input(score.job.input);
+  return run_score(score, model, input).stats;
+}
+
+}  // namespace
+
+nlohmann::json run_benchmark(const BenchOptions& options, const mamba::Model& model) {
+  for (const SelftestCase& result : run_selftest()) {
+    if (!result.passed()) {
+      throw InternalError("bench: the selftest fails on " + result.device + "; nothing was timed");
+    }
+  }
+  kernels::use_simd_target(options.simd);
+  const mamba::ModelConfig& config = model.config();
+  nlohmann::json report;
+  report["version"] = options.version;
+  report["device"] = "cpu " + kernels::cpu_backend_name();
+  report["threads"] = options.threads;
+  report["model"] = model.name();
+  report["model_sha256"] = model.sha256();
+
+  kernels::MachineCeilings ceilings = kernels::measure_ceilings(options.threads);
+  const kernels::MachineCeilings one_thread = kernels::measure_ceilings(1);
+  const std::vector<kernels::KernelTiming> timings =
+      kernels::bench_kernels({.rows = mamba::kTileRows,
+                              .d_model = config.d_model,
+                              .d_inner = config.d_inner,
+                              .d_state = config.d_state,
+                              .d_conv = config.d_conv,
+                              .dt_rank = config.dt_rank,
+                              .vocab_size = config.vocab_size});
+  report["kernels"] = nlohmann::json::array();
+  for (const kernels::KernelTiming& timing : timings) {
+    const double bytes = timing.bytes / timing.seconds;
+    const double flops = timing.flops / timing.seconds;
+    report["kernels"].push_back({{"kernel", timing.kernel},
+                                 {"shape", timing.shape},
+                                 {"microseconds", timing.seconds * 1e6},
+                                 {"gbytes_per_s", bytes * 1e-9},
+                                 {"gflops", flops * 1e-9},
+                                 {"percent_of_sgemm", 100 * flops / one_thread.sgemm_flops},
+                                 {"percent_of_copy", 100 * bytes / one_thread.copy_bytes},
+                                 {"error", timing.error}});
+  }
+
+  const std::string bases = random_bases(options.bases);
+  std::vector<int32_t> tokens(bases.size());
+  model.tokenizer().encode(bases.data(), options.bases, tokens.data());
+  double best_rate = 0;
+  {
+    mamba::Engine engine(model, kernels::Backend::cpu, options.threads);
+    time_model(engine, tokens, std::min<int64_t>(options.bases, 4 * mamba::kTileRows),
+               options.chunk_size, options.stop);  // warm-up
+    report["lengths"] = nlohmann::json::array();
+    double seconds[2] = {0, 0};
+    for (int i = 0; i < 2; ++i) {
+      const int64_t n = i == 0 ? options.bases / 4 : options.bases;
+      seconds[i] = time_model(engine, tokens, n, options.chunk_size, options.stop);
+      const double rate = static_cast<double>(n) / seconds[i];
+      best_rate = std::max(best_rate, rate);
+      report["lengths"].push_back({{"bases", n}, {"seconds", seconds[i]}, {"bases_per_s", rate}});
+    }
+    report["linearity"] = seconds[1] / seconds[0];
+  }
+  const StreamStats score = time_score(options, model, bases);
+  // The machine may have been slowed down by others during the first reading: the bound is the
+  // better of two, before and after.
+  const kernels::MachineCeilings after = kernels::measure_ceilings(options.threads);
+  ceilings.sgemm_flops = std::max(ceilings.sgemm_flops, after.sgemm_flops);
+  ceilings.copy_bytes = std::max(ceilings.copy_bytes, after.copy_bytes);
+  report["ceilings"] = {{"sgemm_gflops", ceilings.sgemm_flops * 1e-9},
+                        {"copy_gbytes_per_s", ceilings.copy_bytes * 1e-9}};
+  const double score_rate = static_cast<double>(score.bases) / score.seconds;
+  const double bound = ceilings.sgemm_flops / static_cast<double>(model.matmul_flops());
+  report["model_rates"] = {{"gemm_flops_per_base", model.matmul_flops()},
+                           {"gemm_bound_bases_per_s", bound},
+                           {"bases_per_s", best_rate},
+                           {"share_of_gemm_bound", best_rate / bound}};
+  report["score"] = {{"seconds", score.seconds},
+                     {"bases_per_s", score_rate},
+                     {"share_of_gemm_bound", score_rate / bound},
+                     {"read_percent", 100 * score.read_seconds / score.seconds},
+                     {"write_percent", 100 * score.write_seconds / score.seconds}};
+  return report;
+}
+
+}  // namespace chromamba::pipelines

@@ -1,0 +1,260 @@
+#include "pipelines/embed.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <vector>
+
+#include "io/pending_file.h"
+#include "kernels/base/error.h"
+
+namespace chromamba::pipelines {
+namespace {
+
+// Largest finite binary16.
+constexpr float kMaxF16 = 65504.0F;
+
+// Rows of one region on their way to a dataset: bins are summed up in double, base after base in the
+// order the model reads them, and finished rows wait for their neighbours to be written together.
+struct RegionRows {
+  int64_t open_row = -1;          // the row that `sum` belongs to; -1: none
+  int64_t open_count = 0;
+  std::vector<double> sum;        // [D]
+  std::vector<float> finished;    // [k, D] consecutive rows, in the order of the strand
+  int64_t finished_first = 0;     // the lowest of them
+  int64_t finished_count = 0;
+};
+
+class EmbedWriter {
+ public:
+  EmbedWriter(const EmbedOptions& options, const mamba::Model& model, const GenomeInput& input,
+              const std::string& path)
+      : options_(options),
+        input_(input),
+        width_(model.config().d_model),
+        file_(io::Hdf5File::create(path)) {
+    created_.resize(input.regions().size());
+    std::vector<std::pair<std::string, std::string>> pairs =
+        provenance(options.job, model, input.name());
+    pairs.emplace_back("layer", options.layer == mamba::kFinalLayer
+                                    ? "final"
+                                    : std::to_string(options.layer));
+    pairs.emplace_back("pooling", options.pooling == Pooling::mean ? "mean" : "none");
+    write_provenance(file_, pairs);
+    if (options.pooling == Pooling::mean) {
+      for (const char* group : groups()) {
+        file_.create_dataset(group, static_cast<int64_t>(input.regions().size()), width_,
+                             options.type, options.deflate_level);
+        file_.set_attribute(group, "strand", strand_of(group));
+      }
+      write_region_columns(file_, input.regions(), options.job.strand);
+    }
+  }
+
+  void consume(const Part& part) {
+    const bool reverse = part.pass->strand == Strand::reverse;
+    for (const Segment& segment : part.pass->segments) {
+      const int64_t start = std::max(segment.start, part.start);
+      const int64_t end = std::min(segment.end, part.start + part.length);
+      if (start >= end) continue;
+      const auto region = static_cast<size_t>(segment.region);
+      const float* rows = part.hidden_LD + (start - part.start) * width_;
+      if (options_.pooling == Pooling::none && options_.bin == 1) {
+        write(region, part.pass->strand, start - segment.start, end - start, rows);
+        continue;
+      }
+      RegionRows& open = open_[segment.region];
+      const int64_t n = end - start;
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t k = reverse ? n - 1 - i : i;
+        add_base(open, segment, start + k - segment.start, part.pass->strand, rows + k * width_);
+      }
+    }
+    if (part.last) {
+      for (const Segment& segment : part.pass->segments) {
+        const auto found = open_.find(segment.region);
+        if (found == open_.end()) continue;
+        close_row(found->second, reverse);
+        flush(found->second, static_cast<size_t>(segment.region), part.pass->strand);
+        open_.erase(found);
+      }
+    }
+  }
+
+  void finish() {
+    for (size_t region = 0; region < created_.size(); ++region) create(region);
+    file_.close();
+  }
+
+  int64_t overflowed() const { return overflowed_; }
+
+ private:
+  static constexpr const char* kMain = "/embedding";
+  static constexpr const char* kForward = "/embedding_forward";
+  static constexpr const char* kReverse = "/embedding_reverse";
+  static constexpr int64_t kFlushRows = 4096;
+
+  bool both() const { return options_.job.strand == StrandChoice::both; }
+
+  std::vector<const char*> groups() const {
+    if (both()) return {kMain, kForward, kReverse};
+    return {kMain};
+  }
+
+  const char* strand_of(const std::string& group) const {
+    if (group == kForward) return "forward";
+    if (group == kReverse) return "reverse";
+    return strand_name(options_.job.strand);
+  }
+
+  int64_t rows_of(const io::Region& region) const {
+    return (region.end - region.start + options_.bin - 1) / options_.bin;
+  }
+
+  std::string path(const char* group, size_t region) const {
+    if (options_.pooling == Pooling::mean) return group;
+    return std::string(group) + "/" +
+           io::hdf5_link_name(region_label(input_.regions()[region], input_.whole_contigs()));
+  }
+
+  void create(size_t index) {
+    if (created_[index] || options_.pooling == Pooling::mean) return;
+    created_[index] = true;
+    const io::Region& region = input_.regions()[index];
+    for (const char* group : groups()) {
+      const std::string name = path(group, index);
+      if (file_.exists(name)) continue;  // the same region twice: one dataset holds both
+      file_.create_dataset(name, rows_of(region), width_, options_.type, options_.deflate_level);
+      file_.set_attribute(name, "contig", region.contig);
+      file_.set_attribute(name, "start", region.start);
+      file_.set_attribute(name, "end", region.end);
+      file_.set_attribute(name, "bin", options_.bin);
+      file_.set_attribute(name, "strand", strand_of(group));
+    }
+  }
+
+  void add_base(RegionRows& open, const Segment& segment, int64_t offset, Strand strand,
+                const float* values) {
+    const int64_t row =
+        options_.pooling == Pooling::mean ? segment.region : offset / options_.bin;
+    if (row != open.open_row) {
+      close_row(open, strand == Strand::reverse);
+      if (open.finished_count >= kFlushRows) {
+        flush(open, static_cast<size_t>(segment.region), strand);
+      }
+      open.open_row = row;
+      open.open_count = 0;
+      open.sum.assign(static_cast<size_t>(width_), 0.0);
+    }
+    for (int64_t d = 0; d < width_; ++d) open.sum[static_cast<size_t>(d)] += values[d];
+    ++open.open_count;
+  }
+
+  // Turns the sum into a mean and appends it to the finished rows.
+  void close_row(RegionRows& open, bool reverse) const {
+    if (open.open_row < 0) return;
+    if (open.finished_count == 0 || reverse) open.finished_first = open.open_row;
+    for (const double sum : open.sum) {
+      open.finished.push_back(static_cast<float>(sum / static_cast<double>(open.open_count)));
+    }
+    ++open.finished_count;
+    open.open_row = -1;
+  }
+
+  void flush(RegionRows& open, size_t region, Strand strand) {
+    if (open.finished_count == 0) return;
+    if (strand == Strand::reverse) {  // rows came in descending order
+      for (int64_t i = 0, j = open.finished_count - 1; i < j; ++i, --j) {
+        std::swap_ranges(open.finished.begin() + i * width_, open.finished.begin() + (i + 1) * width_,
+                         open.finished.begin() + j * width_);
+      }
+    }
+    write(region, strand, open.finished_first, open.finished_count, open.finished.data());
+    open.finished.clear();
+    open.finished_count = 0;
+  }
+
+  void write(size_t region, Strand strand, int64_t first_row, int64_t n, const float* rows) {
+    create(region);
+    if (options_.type == io::FloatType::f16) {
+      overflowed_ += std::count_if(rows, rows + n * width_,
+                                   [](float value) { return std::fabs(value) > kMaxF16; });
+    }
+    if (!both()) {
+      file_.write_rows(path(kMain, region), first_row, n, rows);
+      return;
+    }
+    if (strand == Strand::reverse) {
+      file_.write_rows(path(kReverse, region), first_row, n, rows);
+      return;
+    }
+    // The reverse strand of a contig is read first, so its rows are in the file by now. The mean is
+    // that of the values as stored, so that a reader can recompute it.
+    file_.write_rows(path(kForward, region), first_row, n, rows);
+    mean_.resize(static_cast<size_t>(n * width_));
+    stored_.resize(mean_.size());
+    file_.read_rows(path(kForward, region), first_row, n, stored_.data());
+    file_.read_rows(path(kReverse, region), first_row, n, mean_.data());
+    for (size_t i = 0; i < mean_.size(); ++i) mean_[i] = 0.5F * (mean_[i] + stored_[i]);
+    file_.write_rows(path(kMain, region), first_row, n, mean_.data());
+  }
+
+  const EmbedOptions& options_;
+  const GenomeInput& input_;
+  int64_t width_;
+  io::Hdf5File file_;
+  std::vector<bool> created_;
+  std::map<int64_t, RegionRows> open_;
+  std::vector<float> mean_;
+  std::vector<float> stored_;
+  int64_t overflowed_ = 0;
+};
+
+}  // namespace
+
+EmbedResult run_embed(const EmbedOptions& options, const mamba::Model& model, GenomeInput& input) {
+  const int64_t n_layer = model.config().n_layer;
+  if (options.layer != mamba::kFinalLayer && (options.layer < 0 || options.layer > n_layer)) {
+    throw UsageError("--layer " + std::to_string(options.layer) + ": model " + model.name() +
+                     " has layers 0 (the token embedding) to " + std::to_string(n_layer) +
+                     ", and 'final' after the last norm");
+  }
+  EmbedResult result;
+  for (const io::Region& region : input.regions()) {
+    result.rows += options.pooling == Pooling::mean
+                       ? 1
+                       : (region.end - region.start + options.bin - 1) / options.bin;
+  }
+  StreamOptions stream;
+  stream.layer = options.layer;
+  stream.chunk_size = plan_chunk_size(options.job, model, false, true);
+  stream.stop = options.job.stop;
+  stream.bases_done = options.job.bases_done;
+
+  const int64_t value_bytes = options.type == io::FloatType::f16 ? 2 : 4;
+  const int64_t datasets = options.job.strand == StrandChoice::both ? 3 : 1;
+  const int64_t bytes = result.rows * model.config().d_model * value_bytes * datasets + (1 << 16);
+  require_disk({{io::folder_of(options.output), bytes},
+                {options.job.input.scratch_folder, input.spool_bytes(options.job.strand)}});
+
+  io::PendingFile file(options.output);
+  EmbedWriter writer(options, model, input, file.temporary_path());
+  if (options.job.note) {
+    options.job.note("embedding " + with_commas(result.rows) + " rows of " +
+                     std::to_string(model.config().d_model) + ": " +
+                     human_bytes(bytes) + (options.deflate_level > 0 ? " before compression" : ""));
+  }
+  if (options.job.started) {
+    options.job.started(input.bases_to_read(options.job.strand, options.job.left_context));
+  }
+  mamba::Engine engine(model, options.job.backend, options.job.threads);
+  result.stats = stream_passes(
+      engine, model, input.passes(options.job.strand, options.job.left_context),
+      [&](const Part& part) { writer.consume(part); }, stream);
+  writer.finish();
+  file.commit();
+  result.overflowed = writer.overflowed();
+  return result;
+}
+
+}  // namespace chromamba::pipelines

@@ -1,0 +1,177 @@
+#include "pipelines/job.h"
+
+#include <sched.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <map>
+#include <sstream>
+
+#include "io/pending_file.h"
+#include "kernels/base/error.h"
+
+namespace chromamba::pipelines {
+namespace {
+
+// 65,536 bases keep threads busy between the ends of a chunk, and are whole chunks of HDF5.
+constexpr int64_t kDefaultChunk = 65536;
+constexpr int64_t kSmallestChunk = mamba::kTileRows;
+// Program, libraries and BLAS buffers beside what is counted one by one.
+constexpr int64_t kFixedBytes = int64_t{96} << 20;
+
+int64_t needed_bytes(const JobOptions& options, const mamba::Model& model,
+                     const StreamOptions& stream) {
+  return kFixedBytes + 4 * model.parameter_count() +
+         mamba::Engine::workspace_bytes(model, options.threads) + stream_buffer_bytes(model, stream);
+}
+
+}  // namespace
+
+void require_disk(const std::vector<DiskNeed>& needs) {
+  // Folders of one file system share its free space.
+  std::map<dev_t, DiskNeed> by_device;
+  for (const DiskNeed& need : needs) {
+    struct stat status {};
+    if (stat(need.folder.c_str(), &status) != 0) continue;  // its writer gives the better message
+    DiskNeed& sum = by_device[status.st_dev];
+    if (sum.folder.empty()) sum.folder = need.folder;
+    sum.bytes += need.bytes;
+  }
+  for (const auto& [device, need] : by_device) {
+    const int64_t free = io::free_disk_bytes(need.folder);
+    if (need.bytes > free) {
+      throw ResourceError("folder " + need.folder + ": the job needs about " +
+                          human_bytes(need.bytes) + " there, " + human_bytes(free) +
+                          " are free; write elsewhere, or less (--bin, --pool, fewer regions)");
+    }
+  }
+}
+
+int64_t plan_chunk_size(const JobOptions& options, const mamba::Model& model, bool log_likelihood,
+                        bool hidden) {
+  StreamOptions stream;
+  stream.log_likelihood = log_likelihood;
+  if (hidden) stream.layer = 0;
+  stream.chunk_size = options.chunk_size > 0 ? options.chunk_size : kDefaultChunk;
+  while (options.chunk_size == 0 && stream.chunk_size > kSmallestChunk &&
+         needed_bytes(options, model, stream) > options.memory) {
+    stream.chunk_size /= 2;
+  }
+  const int64_t needed = needed_bytes(options, model, stream);
+  if (needed > options.memory) {
+    throw ResourceError("chunks of " + with_commas(stream.chunk_size) + " bases need " +
+                        human_bytes(needed) + " of memory, --memory allows " +
+                        human_bytes(options.memory) +
+                        "; raise --memory, or lower --chunk-size or --threads");
+  }
+  return stream.chunk_size;
+}
+
+std::vector<std::pair<std::string, std::string>> provenance(const JobOptions& options,
+                                                            const mamba::Model& model,
+                                                            const std::string& input_name) {
+  std::vector<std::pair<std::string, std::string>> pairs;
+  if (!options.no_version) {
+    pairs.emplace_back("chromamba_version", options.version);
+    pairs.emplace_back("command", options.command);
+  }
+  pairs.emplace_back("input", input_name);
+  pairs.emplace_back("model", model.name());
+  pairs.emplace_back("model_sha256", model.sha256());
+  pairs.emplace_back("model_family", model.config().family);
+  pairs.emplace_back("objective", model.config().objective);
+  pairs.emplace_back("strand", strand_name(options.strand));
+  pairs.emplace_back("left_context", options.left_context.full
+                                         ? "full"
+                                         : std::to_string(options.left_context.bases));
+  pairs.emplace_back("device", options.backend == kernels::Backend::reference
+                                   ? "reference (double precision)"
+                                   : "cpu " + kernels::cpu_backend_name());
+  pairs.emplace_back("dtype", "f32");
+  return pairs;
+}
+
+std::vector<std::string> provenance_lines(
+    const std::vector<std::pair<std::string, std::string>>& provenance) {
+  std::vector<std::string> lines;
+  for (const auto& [name, value] : provenance) lines.push_back(name + ": " + value);
+  return lines;
+}
+
+void write_provenance(io::Hdf5File& file,
+                      const std::vector<std::pair<std::string, std::string>>& provenance) {
+  file.set_attribute("/", "format", "chromamba");
+  file.set_attribute("/", "format_version", int64_t{1});
+  for (const auto& [name, value] : provenance) file.set_attribute("/", name, value);
+}
+
+std::string region_label(const io::Region& region, bool whole_contig) {
+  if (whole_contig) return region.contig;
+  return region.contig + ":" + std::to_string(region.start + 1) + "-" + std::to_string(region.end);
+}
+
+void write_region_columns(io::Hdf5File& file, const std::vector<io::Region>& regions,
+                          StrandChoice strand) {
+  std::vector<std::string> names;
+  std::vector<std::string> contigs;
+  std::vector<std::string> strands;
+  std::vector<int64_t> starts;
+  std::vector<int64_t> ends;
+  for (const io::Region& region : regions) {
+    names.push_back(region.name);
+    contigs.push_back(region.contig);
+    strands.emplace_back(strand_name(strand));
+    starts.push_back(region.start);
+    ends.push_back(region.end);
+  }
+  file.write_column("/regions/name", names);
+  file.write_column("/regions/contig", contigs);
+  file.write_column("/regions/start", starts);
+  file.write_column("/regions/end", ends);
+  file.write_column("/regions/strand", strands);
+}
+
+std::string with_commas(int64_t value) {
+  std::string digits = std::to_string(value);
+  const int64_t first = digits[0] == '-' ? 1 : 0;
+  for (int64_t i = static_cast<int64_t>(digits.size()) - 3; i > first; i -= 3) {
+    digits.insert(static_cast<size_t>(i), ",");
+  }
+  return digits;
+}
+
+std::string human_bytes(int64_t bytes) {
+  constexpr const char* kUnits[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+  auto value = static_cast<double>(bytes);
+  size_t unit = 0;
+  while (value >= 1024.0 && unit + 1 < std::size(kUnits)) {
+    value /= 1024.0;
+    ++unit;
+  }
+  char text[64];
+  std::snprintf(text, sizeof text, unit == 0 ? "%.0f %s" : "%.1f %s", value, kUnits[unit]);
+  return text;
+}
+
+int available_threads() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  int threads = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+  // cgroup v2, as containers and Slurm set it: "<quota> <period>" in microseconds, or "max".
+  std::ifstream quota_file("/sys/fs/cgroup/cpu.max");
+  std::string quota;
+  double period = 0;
+  if (quota_file >> quota >> period && quota != "max" && period > 0) {
+    std::istringstream text(quota);
+    double microseconds = 0;
+    if (text >> microseconds) {
+      threads = std::min(threads, static_cast<int>(std::ceil(microseconds / period)));
+    }
+  }
+  return std::max(threads, 1);
+}
+
+}  // namespace chromamba::pipelines

@@ -1,0 +1,65 @@
+// The runner: read -> compute -> write, each on its own thread, with a fixed set of buffers going
+// round between them. Memory is that of the buffers, whatever the length of a contig.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "mamba/engine.h"
+#include "pipelines/base_source.h"
+#include "pipelines/interrupt.h"
+#include "pipelines/plan.h"
+
+namespace chromamba::pipelines {
+
+struct StreamOptions {
+  bool log_likelihood = false;
+  std::optional<int64_t> layer;    // hidden rows of this layer (mamba/engine.h numbers them)
+  int64_t chunk_size = 65536;      // bases in a buffer
+  StopSignal stop = nullptr;
+  std::atomic<int64_t>* bases_done = nullptr;  // counts bases computed, for progress
+};
+
+// Results for consecutive bases of a pass, in forward coordinates and forward order whatever the
+// strand: value i belongs to base start + i of the contig.
+struct Part {
+  std::shared_ptr<const Pass> pass;
+  int64_t pass_index = 0;  // counts passes in the order they were given
+  int64_t start = 0;
+  int64_t length = 0;
+  bool first = false;  // of its pass
+  bool last = false;   // of its pass; a pass without bases has one part that is first and last
+  const float* log_likelihood = nullptr;  // [length]
+  const float* hidden_LD = nullptr;       // [length, D]
+};
+
+struct StreamStats {
+  int64_t bases = 0;
+  double seconds = 0;          // wall time
+  double read_seconds = 0;     // in which each stage worked and did not wait for another
+  double compute_seconds = 0;
+  double write_seconds = 0;
+};
+
+// Gives the next pass and where to read it; empty at the end. Called on the reading thread.
+struct PassInput {
+  Pass pass;
+  std::shared_ptr<BaseSource> bases;
+};
+using NextPass = std::function<std::optional<PassInput>()>;
+
+// Called with the parts of all passes in order, on the writing thread.
+using Consumer = std::function<void(const Part&)>;
+
+// Runs all passes. Throws what any stage threw, after all threads have stopped.
+StreamStats stream_passes(mamba::Engine& engine, const mamba::Model& model, const NextPass& next,
+                          const Consumer& consume, const StreamOptions& options);
+
+// Bytes of the buffers for these options, and the chunk size that fits into `memory` bytes beside
+// everything else; for planning.
+int64_t stream_buffer_bytes(const mamba::Model& model, const StreamOptions& options);
+
+}  // namespace chromamba::pipelines

@@ -1,0 +1,182 @@
+#include "mamba/config.h"
+
+#include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
+
+#include "mamba/json_text.h"
+#include "mamba/safetensors.h"
+#include "tests/mamba/checkpoint_bytes.h"
+
+namespace chromamba::mamba {
+namespace {
+
+using nlohmann::json;
+using testing::contains;
+using testing::data_error;
+using testing::data_path;
+
+using Shapes = std::vector<std::pair<std::string, std::vector<int64_t>>>;
+
+ModelConfig parse(const std::string& text, const Shapes& shapes = {}) {
+  const std::string file = testing::float_file(shapes);
+  const auto store = open_safetensors_memory(testing::as_bytes(file), "weights");
+  return parse_config(parse_json(text, "f", {.allow_infinity = true}), *store, "config.json");
+}
+
+std::string failure(const std::string& text, const Shapes& shapes = {}) {
+  return data_error([&] { parse(text, shapes); });
+}
+
+ModelConfig parse_fixture(const std::string& name) {
+  const auto store = open_safetensors(data_path(name + "/model.safetensors"));
+  const std::string path = data_path(name + "/config.json");
+  return parse_config(read_json_file(path, {}), *store, path);
+}
+
+TEST_CASE("the configurations of the fixtures") {
+  const ModelConfig ssm = parse_fixture("mamba1_ref");
+  CHECK(ssm.family == "mamba_ssm");
+  CHECK(ssm.objective == "causal");
+  CHECK(ssm.d_model == 64);
+  CHECK(ssm.n_layer == 4);
+  CHECK(ssm.vocab_size == 16);
+  CHECK(ssm.vocab_size_unpadded == 12);
+  CHECK(ssm.d_state == 16);
+  CHECK(ssm.d_conv == 4);
+  CHECK(ssm.d_inner == 128);
+  CHECK(ssm.dt_rank == 4);
+  CHECK(ssm.rms_norm);
+  CHECK(ssm.norm_eps == 1e-5);
+  CHECK(ssm.conv_bias);
+  CHECK_FALSE(ssm.proj_bias);
+  CHECK(ssm.tie_embeddings);
+  CHECK(ssm.backbone == "backbone.");
+  CHECK(ssm.embedding_name == "backbone.embedding.weight");
+
+  const ModelConfig hf = parse_fixture("mamba1_hf");
+  CHECK(hf.family == "hf_mamba");
+  CHECK(hf.d_model == 48);
+  CHECK(hf.n_layer == 3);
+  CHECK(hf.vocab_size == 16);
+  CHECK(hf.dt_rank == 3);
+  CHECK(hf.d_inner == 96);
+  CHECK(hf.embedding_name == "backbone.embeddings.weight");
+  CHECK(parse_fixture("human-d128").n_layer == 8);
+}
+
+TEST_CASE("mamba_ssm settings and defaults") {
+  const ModelConfig model = parse(R"({"d_model":33,"n_layer":2,"vocab_size":17,"rms_norm":false,
+    "norm_epsilon":1e-6,"tie_embeddings":false,"pad_vocab_size_multiple":5,"unknown":[1],
+    "time_step_limit":[0.0,Infinity],"attn_layer_idx":[],"d_intermediate":0,
+    "ssm_cfg":{"layer":"Mamba1","d_state":8,"d_conv":3,"expand":4,"dt_rank":7,"conv_bias":false,
+    "bias":true,"dt_min":0.1}})");
+  CHECK(model.vocab_size == 20);
+  CHECK_FALSE(model.rms_norm);
+  CHECK(model.norm_eps == 1e-6);
+  CHECK_FALSE(model.tie_embeddings);
+  CHECK(model.d_state == 8);
+  CHECK(model.d_conv == 3);
+  CHECK(model.d_inner == 132);
+  CHECK(model.dt_rank == 7);
+  CHECK_FALSE(model.conv_bias);
+  CHECK(model.proj_bias);
+  const ModelConfig plain = parse(R"({"d_model":33,"n_layer":2,"vocab_size":16,"ssm_cfg":null})");
+  CHECK(plain.dt_rank == 3);  // ceil(33 / 16)
+  CHECK(plain.vocab_size == 16);
+}
+
+TEST_CASE("Hugging Face settings and defaults") {
+  const ModelConfig model = parse(R"({"model_type":"mamba","hidden_size":32,"num_hidden_layers":2,
+    "vocab_size":13,"state_size":8,"conv_kernel":2,"expand":3,"time_step_rank":"auto",
+    "use_bias":true,"use_conv_bias":false,"layer_norm_epsilon":0.001,"tie_word_embeddings":false,
+    "intermediate_size":96,"d_model":999})");
+  CHECK(model.family == "hf_mamba");
+  CHECK(model.vocab_size == 13);
+  CHECK(model.d_conv == 2);
+  CHECK(model.d_inner == 96);
+  CHECK(model.dt_rank == 2);
+  CHECK(model.proj_bias);
+  CHECK_FALSE(model.conv_bias);
+  CHECK(model.norm_eps == 0.001);
+  CHECK_FALSE(model.tie_embeddings);
+  const std::string base =
+      R"({"model_type":"mamba","hidden_size":32,"num_hidden_layers":2,"vocab_size":13)";
+  CHECK(parse(base + "}").tie_embeddings);
+  CHECK(contains(failure(base + R"(,"intermediate_size":65})"), "'intermediate_size' is '65'"));
+  CHECK(contains(failure(base + R"(,"hidden_act":"gelu"})"), "gelu"));
+}
+
+TEST_CASE("names in the checkpoint follow the tensors") {
+  const std::string ssm = R"({"d_model":1,"n_layer":1,"vocab_size":1})";
+  CHECK(parse(ssm, {{"backbone.embeddings.weight", {1}}}).embedding_name ==
+        "backbone.embeddings.weight");
+  CHECK(parse(ssm, {{"lm_head.weight", {1}}}).embedding_name == "backbone.embedding.weight");
+  const ModelConfig bare = parse(R"({"hidden_size":1,"num_hidden_layers":1,"vocab_size":1})",
+                                 {{"embeddings.weight", {1}}, {"layers.0.norm.weight", {1}}});
+  CHECK(bare.backbone.empty());
+  CHECK(bare.embedding_name == "embeddings.weight");
+}
+
+TEST_CASE("wrong values are refused by key and value") {
+  const json base = {{"d_model", 32}, {"n_layer", 2}, {"vocab_size", 12}};
+  const auto with = [&](const std::string& key, const json& value) {
+    json changed = base;
+    changed[json::json_pointer(key)] = value;
+    return failure(changed.dump());
+  };
+  const json bad_numbers = {0,         -1,         1.5,  "32", true, json::array(), json::object(),
+                            INT64_MAX, UINT64_MAX, 1e300};
+  for (const char* key :
+       {"d_model", "n_layer", "vocab_size", "pad_vocab_size_multiple", "ssm_cfg/d_state",
+        "ssm_cfg/d_conv", "ssm_cfg/expand", "ssm_cfg/dt_rank"}) {
+    for (const json& value : bad_numbers) {
+      CAPTURE(key, value.dump());
+      std::string dotted = key;
+      if (const size_t slash = dotted.find('/'); slash != std::string::npos) dotted[slash] = '.';
+      const std::string message = with(std::string("/") + key, value);
+      CHECK(contains(message, "config.json: key '" + dotted + "' is '"));
+    }
+  }
+  for (const char* key : {"rms_norm", "tie_embeddings", "ssm_cfg/conv_bias", "ssm_cfg/bias"}) {
+    CHECK(contains(with(std::string("/") + key, "yes"), "expected true or false"));
+  }
+  CHECK(contains(with("/norm_epsilon", 0), "norm_epsilon"));
+  CHECK(contains(with("/norm_epsilon", "x"), "norm_epsilon"));
+  CHECK(contains(with("/ssm_cfg/d_conv", 9), "from 2 to 8"));
+  CHECK(contains(with("/ssm_cfg/d_conv", 1), "from 2 to 8"));
+  CHECK(contains(with("/n_layer", 10'001), "10000"));
+  CHECK(contains(with("/ssm_cfg", json::array({1})), "'ssm_cfg'"));
+  CHECK(contains(with("/ssm_cfg/dt_rank", "big"), "'auto'"));
+  CHECK(contains(with("/model_type", 7), "'model_type'"));
+  CHECK(contains(failure(R"({"d_model":1048576,"n_layer":1,"vocab_size":12})"), "inner width"));
+  CHECK(contains(failure(R"({"n_layer":2,"vocab_size":12})"), "d_model"));
+  CHECK(contains(failure(R"({"d_model":32,"vocab_size":12})"), "'n_layer' is missing"));
+  CHECK(contains(failure("[]"), "expected an object"));
+  CHECK(contains(failure("{}"), "Mamba"));
+}
+
+TEST_CASE("families that are not run are refused by name") {
+  const json base = {{"d_model", 32}, {"n_layer", 2}, {"vocab_size", 12}};
+  const auto with = [&](const std::string& key, const json& value, const Shapes& shapes = {}) {
+    json changed = base;
+    changed[json::json_pointer(key)] = value;
+    const std::string message = failure(changed.dump(), shapes);
+    CHECK(contains(message, "is not a model this version runs (it runs: mamba)"));
+    return message;
+  };
+  for (const char* type : {"caduceus", "mamba2", "bert", "falcon_mamba", "jamba"}) {
+    CHECK(contains(with("/model_type", type), "model_type '" + std::string(type) + "'"));
+  }
+  CHECK(contains(with("/bidirectional", true), "Caduceus"));
+  CHECK(contains(with("/rcps", true), "Caduceus"));
+  CHECK(contains(with("/ssm_cfg/layer", "Mamba2"), "'Mamba2'"));
+  CHECK(contains(with("/attn_layer_idx", json::array({3})), "attention"));
+  CHECK(contains(with("/d_intermediate", 64), "MLP"));
+  CHECK(contains(with("/x", 1, {{"backbone.layers.0.mixer.dt_bias", {2}}}), "Mamba-2"));
+  CHECK(contains(with("/x", 1, {{"c.layers.0.mixer.mamba_fwd.D", {2}}}), "Caduceus"));
+  CHECK_NOTHROW(parse(R"({"d_model":32,"n_layer":2,"vocab_size":12,"bidirectional":false,
+                          "rcps":false,"model_type":"mamba"})"));
+}
+
+}  // namespace
+}  // namespace chromamba::mamba
