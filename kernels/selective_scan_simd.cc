@@ -22,12 +22,19 @@ constexpr int kMaxGroup = 16;
 constexpr int kMaxGroup = 8;
 #endif
 
+// The rows of one block as one lane group sees them: [rows, lanes] each, in running order.
+struct BlockRows {
+  const float* delta;    // Δ·log2(e), so that exp(Δ·A) = 2^(delta·A)
+  const float* delta_u;  // Δ·u
+  float* y;              // in and out
+};
+
 // Updates kGroup states of one lane group over a block of rows and adds their part of y.
 // a, h: [kGroup, channels] at the group's first state; b, c: the group's first column.
-template <int kGroup>
+template <int kGroup, bool kGuarded>
 HWY_INLINE void ScanGroup(const SelectiveScanArgs& args, int64_t rows, int64_t lanes_used,
-                          const float* delta, const float* delta_u, const float* a, float* h,
-                          const float* b, const float* c, int64_t bc_step, float* y) {
+                          const BlockRows& block, const float* a, float* h, const float* b,
+                          const float* c, int64_t bc_step) {
   const hn::ScalableTag<float> d;
   using V = hn::Vec<decltype(d)>;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -38,13 +45,13 @@ HWY_INLINE void ScanGroup(const SelectiveScanArgs& args, int64_t rows, int64_t l
     decay[n] = load_n(d, a + n * args.channels, lanes_used);
   }
   for (int64_t r = 0; r < rows; ++r) {
-    const V step = hn::Load(d, delta + r * lanes);
-    const V input = hn::Load(d, delta_u + r * lanes);
-    V y0 = hn::Load(d, y + r * lanes);
+    const V step = hn::Load(d, block.delta + r * lanes);
+    const V input = hn::Load(d, block.delta_u + r * lanes);
+    V y0 = hn::Load(d, block.y + r * lanes);
     V y1 = hn::Zero(d);
     HWY_UNROLL(16)
     for (int n = 0; n < kGroup; ++n) {
-      const V factor = exp2_product(d, step, decay[n]);
+      const V factor = exp2_product<kGuarded>(d, step, decay[n]);
       state[n] = hn::MulAdd(factor, state[n], hn::Mul(input, hn::Set(d, b[n])));
       if (n % 2 == 0) {
         y0 = hn::MulAdd(state[n], hn::Set(d, c[n]), y0);
@@ -52,7 +59,7 @@ HWY_INLINE void ScanGroup(const SelectiveScanArgs& args, int64_t rows, int64_t l
         y1 = hn::MulAdd(state[n], hn::Set(d, c[n]), y1);
       }
     }
-    hn::Store(hn::Add(y0, y1), d, y + r * lanes);
+    hn::Store(hn::Add(y0, y1), d, block.y + r * lanes);
     b += bc_step;
     c += bc_step;
   }
@@ -74,25 +81,43 @@ HWY_INLINE void ScanBlock(const SelectiveScanArgs& args, int64_t first, int64_t 
   const V bias = args.dt_bias_E != nullptr ? load_n(d, args.dt_bias_E + e, n_used) : hn::Zero(d);
   const V skip = load_n(d, args.D_E + e, n_used);
   const V log2e = hn::Set(d, kLog2E);
+  V longest = hn::Zero(d);
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t t = first + r * step;
     const V u = load_n(d, args.u_LE + t * args.u_stride + e, n_used);
     const V dt = hn::Add(load_n(d, args.dt_LE + t * args.dt_stride + e, n_used), bias);
     const V time_step = softplus(d, dt);
-    hn::Store(hn::Mul(time_step, log2e), d, delta + r * lanes);  // exp(Δ·A) = 2^(Δ·log2(e)·A)
+    const V exponent = hn::Mul(time_step, log2e);
+    longest = hn::Max(longest, exponent);
+    hn::Store(exponent, d, delta + r * lanes);
     hn::Store(hn::Mul(time_step, u), d, delta_u + r * lanes);
     hn::Store(hn::Mul(skip, u), d, y + r * lanes);
   }
 
+  // Trained models stay far inside the range of the fast exponential; the check costs one multiply a
+  // state and block, and the guarded form gives the same bits where both are right.
+  V fastest = hn::Zero(d);
+  for (int64_t n = 0; n < args.d_state; ++n) {
+    fastest = hn::Min(fastest, load_n(d, args.A_NE + n * args.channels + e, n_used));
+  }
+  const bool guarded =
+      !hn::AllTrue(d, hn::Gt(hn::Mul(longest, fastest), hn::Set(d, -kExp2Range)));
+
+  const BlockRows block{delta, delta_u, y};
   const int64_t bc_step = step * args.bc_stride;
   int64_t n = 0;
   const auto group = [&](auto size) {
     constexpr int kGroup = decltype(size)::value;
     for (; n + kGroup <= args.d_state; n += kGroup) {
-      ScanGroup<kGroup>(args, rows, n_used, delta, delta_u, args.A_NE + n * args.channels + e,
-                        args.state_NE + n * args.channels + e,
-                        args.Bmat_LN + first * args.bc_stride + n,
-                        args.Cmat_LN + first * args.bc_stride + n, bc_step, y);
+      const float* a = args.A_NE + n * args.channels + e;
+      float* h = args.state_NE + n * args.channels + e;
+      const float* b = args.Bmat_LN + first * args.bc_stride + n;
+      const float* c = args.Cmat_LN + first * args.bc_stride + n;
+      if (guarded) {
+        ScanGroup<kGroup, true>(args, rows, n_used, block, a, h, b, c, bc_step);
+      } else {
+        ScanGroup<kGroup, false>(args, rows, n_used, block, a, h, b, c, bc_step);
+      }
     }
   };
   group(std::integral_constant<int, kMaxGroup>());

@@ -91,7 +91,7 @@ std::string data_error(const Action& action) {
   try {
     action();
   } catch (const DataError& error) {
-    const std::string message = error.what();
+    std::string message = error.what();
     CHECK(message.find('\n') == std::string::npos);
     CHECK(message.size() < 1000);
     return message;

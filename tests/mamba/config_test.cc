@@ -160,7 +160,7 @@ TEST_CASE("families that are not run are refused by name") {
   const auto with = [&](const std::string& key, const json& value, const Shapes& shapes = {}) {
     json changed = base;
     changed[json::json_pointer(key)] = value;
-    const std::string message = failure(changed.dump(), shapes);
+    std::string message = failure(changed.dump(), shapes);
     CHECK(contains(message, "is not a model this version runs (it runs: mamba)"));
     return message;
   };

@@ -56,13 +56,13 @@ TEST_CASE("a bias that is there but not expected is named as extra") {
 TEST_CASE("tied tensors") {
   const std::string header_of_both = R"({"e":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
                                      R"("h":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}})";
-  const auto bytes = [](std::vector<float> values) { return testing::raw_all(values); };
+  const auto bytes = [](const std::vector<float>& values) { return testing::raw_all(values); };
   const std::string same = testing::safetensors(header_of_both, bytes({1, 2, 1, 2}));
   const std::string other = testing::safetensors(header_of_both, bytes({1, 2, 1, 3}));
   const auto take = [](const std::string& file) {
     const auto store = open_safetensors_memory(as_bytes(file), "weights");
     TensorLoader loader(*store, "model");
-    const AlignedFloats values = loader.take_tied("e", "h", {2});
+    AlignedFloats values = loader.take_tied("e", "h", {2});
     loader.finish();
     CHECK(loader.parameter_count() == 2);
     return values;

@@ -1,0 +1,186 @@
+// Whole = parts: chunk sizes, threads, batch mates and strands never change a bit.
+#include "kernels/base/error.h"
+#include "tests/mamba/fixture.h"
+#include "tests/tolerances.h"
+
+namespace chromamba::mamba {
+namespace {
+
+using tests::Fixture;
+using tests::ModelOutputs;
+using tests::poisoned;
+using tests::relative_error;
+using tests::same_bits;
+
+constexpr kernels::Backend kCpu = kernels::Backend::cpu;
+
+void check_same(const ModelOutputs& a, const ModelOutputs& b) {
+  CHECK(same_bits(a.log_likelihood, b.log_likelihood));
+  CHECK(same_bits(a.logits, b.logits));
+  for (size_t i = 0; i < a.hidden.size(); ++i) CHECK(same_bits(a.hidden[i], b.hidden[i]));
+  CHECK(a.state.position == b.state.position);
+  CHECK(same_bits(a.state.next_log_p, b.state.next_log_p));
+  for (size_t k = 0; k < a.state.layers.size(); ++k) {
+    CHECK(same_bits(a.state.layers[k].conv, b.state.layers[k].conv));
+    CHECK(same_bits(a.state.layers[k].ssm, b.state.layers[k].ssm));
+  }
+}
+
+TEST_CASE("any chunk size and any number of threads give the same bits") {
+  const Fixture fixture("mamba1_ref");
+  const std::vector<int64_t> layers = {0, 2, kFinalLayer};
+  const ModelOutputs whole(fixture.model, fixture.tokens, kCpu, 1, 2048, layers);
+  for (const int64_t chunk : {1000, 255, 256, 257, 1, 2047}) {
+    // One base at a time is slow: its first bases will do.
+    std::vector<int32_t> tokens = fixture.tokens;
+    if (chunk == 1) tokens.resize(300);
+    for (const int threads : {1, 2, 5}) {
+      INFO("chunk " << chunk << ", threads " << threads);
+      const ModelOutputs parts(fixture.model, tokens, kCpu, threads, chunk, layers);
+      if (chunk == 1) {
+        check_same(parts, ModelOutputs(fixture.model, tokens, kCpu, 1, 300, layers));
+      } else {
+        check_same(parts, whole);
+      }
+    }
+  }
+}
+
+TEST_CASE("the whole lambda genome: chunks of 1,000, 4,096, 65,536 and 1 or 2 threads") {
+  const Fixture fixture("mamba1_long");
+  std::vector<int32_t> reverse = fixture.tokens;
+  std::reverse(reverse.begin(), reverse.end());
+  for (int32_t& token : reverse) {
+    token = fixture.model.tokenizer().complement[static_cast<size_t>(token)];
+  }
+  for (const std::vector<int32_t>* tokens :
+       std::initializer_list<const std::vector<int32_t>*>{&fixture.tokens, &reverse}) {
+    const ModelOutputs whole(fixture.model, *tokens, kCpu, 1, 1 << 20, {kFinalLayer});
+    for (const int64_t chunk : {1000, 4096, 65536}) {
+      for (const int threads : {1, 2}) {
+        check_same(ModelOutputs(fixture.model, *tokens, kCpu, threads, chunk, {kFinalLayer}), whole);
+      }
+    }
+  }
+}
+
+TEST_CASE("batch mates never change a bit") {
+  const Fixture fixture("mamba1_ref");
+  const Model& model = fixture.model;
+  Engine engine(model, kCpu, 3);
+  // Sequences of odd lengths, each started in an earlier call, advance together.
+  const std::vector<int64_t> lengths = {1, 2, 255, 256, 257, 700, 0, 33};
+  std::vector<SequenceState> states;
+  std::vector<AlignedFloats> log_p;
+  for (const int64_t n : lengths) {
+    states.push_back(engine.new_sequence());
+    log_p.push_back(poisoned(n));
+  }
+  for (const auto& [from, to] : {std::pair{0.0, 0.3}, {0.3, 1.0}}) {
+    std::vector<Chunk> chunks;
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      const auto begin = static_cast<int64_t>(from * static_cast<double>(lengths[i]));
+      const auto end = static_cast<int64_t>(to * static_cast<double>(lengths[i]));
+      Chunk chunk;
+      chunk.state = &states[i];
+      chunk.tokens_L = fixture.tokens.data() + 10 * i + begin;
+      chunk.length = end - begin;
+      chunk.log_likelihood_L = log_p[i].data() + begin;
+      chunks.push_back(chunk);
+    }
+    engine.forward(chunks);
+  }
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    INFO("sequence " << i);
+    const std::vector<int32_t> alone(fixture.tokens.begin() + 10 * static_cast<int64_t>(i),
+                                     fixture.tokens.begin() + 10 * static_cast<int64_t>(i) +
+                                         lengths[i]);
+    if (alone.empty()) {
+      CHECK(states[i].position == 0);
+      continue;
+    }
+    CHECK(same_bits(log_p[i],
+                    ModelOutputs(model, alone, kCpu, 1, lengths[i], {}).log_likelihood));
+  }
+}
+
+TEST_CASE("the first base and every N have no log-likelihood, the others agree with the logits") {
+  const Fixture fixture("mamba1_ref");
+  std::vector<int32_t> tokens(fixture.tokens.begin(), fixture.tokens.begin() + 600);
+  for (const size_t i : {0, 5, 6, 255, 256, 400}) tokens[i] = fixture.model.tokenizer().n;
+  const ModelOutputs out(fixture.model, tokens, kCpu, 2, 100, {});
+  const int64_t vocab = fixture.model.config().vocab_size;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    INFO("base " << i);
+    if (i == 0 || tokens[i] == fixture.model.tokenizer().n) {
+      CHECK(std::isnan(out.log_likelihood[i]));
+      continue;
+    }
+    const float* logits = out.logits.data() + (static_cast<int64_t>(i) - 1) * vocab;
+    double sum = 0;
+    for (int64_t v = 0; v < vocab; ++v) sum += std::exp(static_cast<double>(logits[v]));
+    CHECK(out.log_likelihood[i] ==
+          Approx(static_cast<double>(logits[tokens[i]]) - std::log(sum)).margin(1e-5));
+  }
+}
+
+TEST_CASE("taps of an early layer do not depend on what else is computed") {
+  const Fixture fixture("mamba1_ref");
+  const ModelOutputs all(fixture.model, fixture.tokens, kCpu, 2, 2048, {0, 1, 2, 3, 4, kFinalLayer});
+  for (int64_t layer = 0; layer <= 4; ++layer) {
+    AlignedFloats rows = poisoned(static_cast<int64_t>(fixture.tokens.size()) *
+                                  fixture.model.config().d_model);
+    Engine engine(fixture.model, kCpu, 2);
+    SequenceState state = engine.new_sequence();
+    Chunk chunk;
+    chunk.state = &state;
+    chunk.tokens_L = fixture.tokens.data();
+    chunk.length = static_cast<int64_t>(fixture.tokens.size());
+    chunk.taps.push_back({layer, rows.data()});
+    engine.forward({&chunk, 1});
+    CHECK(same_bits(rows, all.hidden[static_cast<size_t>(layer)]));
+  }
+}
+
+TEST_CASE("a failure in one worker stops the call with its error") {
+  const Fixture fixture("mamba1_ref");
+  std::vector<int32_t> tokens(3000, fixture.model.tokenizer().a);
+  tokens[700] = 1000;  // outside the vocabulary
+  AlignedFloats log_p = poisoned(3000);
+  Engine engine(fixture.model, kCpu, 3);
+  for (int repeat = 0; repeat < 20; ++repeat) {
+    SequenceState state = engine.new_sequence();
+    Chunk chunk;
+    chunk.state = &state;
+    chunk.tokens_L = tokens.data();
+    chunk.length = 3000;
+    chunk.log_likelihood_L = log_p.data();
+    CHECK_THROWS_AS(engine.forward({&chunk, 1}), InternalError);
+  }
+}
+
+TEST_CASE("odd shapes agree with the double reference") {
+  // Made-up models: every optional part on or off, sizes that fill no vector.
+  for (const char* config :
+       {R"({"d_model": 20, "n_layer": 2, "vocab_size": 12, "rms_norm": false, "tie_embeddings": false,
+            "ssm_cfg": {"d_state": 5, "d_conv": 2, "expand": 3, "dt_rank": 7, "bias": true}})",
+        R"({"d_model": 9, "n_layer": 1, "vocab_size": 12, "rms_norm": true,
+            "ssm_cfg": {"d_state": 1, "d_conv": 8, "expand": 1, "conv_bias": false}})",
+        R"({"d_model": 33, "n_layer": 3, "vocab_size": 12, "rms_norm": true,
+            "ssm_cfg": {"d_state": 40, "d_conv": 3, "bias": true, "conv_bias": false}})"}) {
+    INFO(config);
+    const Model model(tests::made_checkpoint(config, 7));
+    std::vector<int32_t> tokens(700);
+    for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = 7 + static_cast<int32_t>(i * i % 5);
+    const std::vector<int64_t> layers = {model.config().n_layer, kFinalLayer};
+    const ModelOutputs fast(model, tokens, kCpu, 2, 300, layers);
+    const ModelOutputs slow(model, tokens, kernels::Backend::reference, 1, 700, layers);
+    CHECK(relative_error(fast.hidden[0], slow.hidden[0]) <= tests::kFixture);
+    CHECK(relative_error(fast.hidden[1], slow.hidden[1]) <= tests::kFixture);
+    CHECK(relative_error(fast.logits, slow.logits) <= tests::kFixture);
+    check_same(ModelOutputs(model, tokens, kCpu, 1, 77, layers), fast);
+  }
+}
+
+}  // namespace
+}  // namespace chromamba::mamba

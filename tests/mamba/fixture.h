@@ -1,0 +1,98 @@
+// A reference fixture: a checkpoint and what the published implementation computed with it.
+#pragma once
+
+#include <catch2/catch.hpp>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "mamba/checkpoint.h"
+#include "mamba/engine.h"
+#include "mamba/model.h"
+#include "mamba/safetensors.h"
+#include "tests/random_values.h"
+
+namespace chromamba::tests {
+
+struct Fixture {
+  explicit Fixture(const std::string& name, const std::string& weights = "")
+      : folder(std::string(CHROMAMBA_TEST_DATA) + "/" + name),
+        model(mamba::open_checkpoint(folder + (weights.empty() ? "" : "/" + weights))),
+        expected(mamba::open_safetensors(folder + "/expected.safetensors")) {
+    const mamba::TensorInfo* ids = expected->find("input_ids");
+    REQUIRE(ids != nullptr);
+    const auto n = static_cast<size_t>(ids->numel);
+    tokens.resize(n);
+    if (ids->dtype_name == "U8") {
+      std::vector<uint8_t> raw(n);
+      expected->read_raw(*ids, raw.data(), ids->bytes);
+      tokens.assign(raw.begin(), raw.end());
+    } else {
+      std::vector<int64_t> raw(n);
+      expected->read_raw(*ids, raw.data(), ids->bytes);
+      for (size_t i = 0; i < n; ++i) tokens[i] = static_cast<int32_t>(raw[i]);
+    }
+  }
+
+  AlignedFloats tensor(const std::string& name) const {
+    const mamba::TensorInfo* info = expected->find(name);
+    INFO("tensor " << name);
+    REQUIRE(info != nullptr);
+    AlignedFloats values(static_cast<size_t>(info->numel));
+    expected->read_f32(*info, values.data());
+    return values;
+  }
+
+  std::string folder;
+  mamba::Model model;
+  std::unique_ptr<mamba::TensorStore> expected;
+  std::vector<int32_t> tokens;
+};
+
+// A mamba_ssm checkpoint in memory with seeded random weights of the shapes that the config asks for.
+mamba::Checkpoint made_checkpoint(const std::string& config, unsigned seed);
+
+// Everything a model gives for a sequence, computed in chunks of `chunk` bases.
+struct ModelOutputs {
+  ModelOutputs(const mamba::Model& model, const std::vector<int32_t>& tokens,
+               kernels::Backend backend, int threads, int64_t chunk,
+               const std::vector<int64_t>& layers) {
+    const auto n = static_cast<int64_t>(tokens.size());
+    const int64_t width = model.config().d_model;
+    const int64_t vocab = model.config().vocab_size;
+    log_likelihood = poisoned(n);
+    logits = poisoned(n * vocab);
+    for (size_t i = 0; i < layers.size(); ++i) hidden.push_back(poisoned(n * width));
+    mamba::Engine engine(model, backend, threads);
+    state = engine.new_sequence();
+    for (int64_t start = 0; start < n; start += chunk) {
+      mamba::Chunk part;
+      part.state = &state;
+      part.tokens_L = tokens.data() + start;
+      part.length = std::min(chunk, n - start);
+      part.log_likelihood_L = log_likelihood.data() + start;
+      part.logits_LV = logits.data() + start * vocab;
+      for (size_t i = 0; i < layers.size(); ++i) {
+        part.taps.push_back({layers[i], hidden[i].data() + start * width});
+      }
+      engine.forward({&part, 1});
+    }
+  }
+
+  AlignedFloats log_likelihood;
+  AlignedFloats logits;
+  std::vector<AlignedFloats> hidden;  // as `layers`
+  mamba::SequenceState state;
+};
+
+// States are kept channels-last; the published ones are [E, K] and [E, N].
+inline AlignedFloats channels_first(const AlignedFloats& rows, int64_t channels) {
+  const auto n = static_cast<int64_t>(rows.size()) / channels;
+  AlignedFloats result(rows.size());
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t e = 0; e < channels; ++e) result[e * n + i] = rows[i * channels + e];
+  }
+  return result;
+}
+
+}  // namespace chromamba::tests

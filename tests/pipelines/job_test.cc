@@ -1,0 +1,69 @@
+#include "pipelines/job.h"
+
+#include <catch2/catch.hpp>
+
+#include "kernels/base/error.h"
+#include "pipelines/score.h"
+
+namespace chromamba::pipelines {
+namespace {
+
+TEST_CASE("numbers for people") {
+  CHECK(with_commas(0) == "0");
+  CHECK(with_commas(999) == "999");
+  CHECK(with_commas(1000) == "1,000");
+  CHECK(with_commas(1234567) == "1,234,567");
+  CHECK(with_commas(-1000) == "-1,000");
+  CHECK(human_bytes(12) == "12 bytes");
+  CHECK(human_bytes(int64_t{3} << 30) == "3.0 GiB");
+}
+
+TEST_CASE("output kinds come from the suffix or from -O") {
+  CHECK(parse_score_output("a.h5", "").format == ScoreFormat::hdf5);
+  CHECK(parse_score_output("a.b.bw", "").format == ScoreFormat::bigwig);
+  CHECK(parse_score_output("a.bedGraph", "").format == ScoreFormat::bedgraph);
+  CHECK(parse_score_output("a.bedgraph.gz", "").bgzip);
+  CHECK(parse_score_output("a.tsv", "").format == ScoreFormat::table);
+  CHECK_FALSE(parse_score_output("a.tsv", "").bgzip);
+  CHECK(parse_score_output("-", "").format == ScoreFormat::table);
+  CHECK(parse_score_output("-", "bedgraph").format == ScoreFormat::bedgraph);
+  CHECK(parse_score_output("odd.name", "h5").format == ScoreFormat::hdf5);
+  CHECK_THROWS_AS(parse_score_output("a.txt", ""), UsageError);
+  CHECK_THROWS_AS(parse_score_output("h5", ""), UsageError);
+  CHECK_THROWS_AS(parse_score_output("a.h5", "bam2"), UsageError);
+  CHECK_THROWS_AS(parse_score_output("-", "h5"), UsageError);
+}
+
+TEST_CASE("the chunk size shrinks to the memory, or says what it needs") {
+  const mamba::Model model = mamba::Model::built_in();
+  JobOptions options;
+  options.threads = 2;
+  CHECK(plan_chunk_size(options, model, true, true) == 65536);
+  options.memory = int64_t{200} << 20;
+  const int64_t smaller = plan_chunk_size(options, model, true, true);
+  CHECK((smaller < 65536 && smaller >= 256));
+  options.chunk_size = 65536;
+  CHECK_THROWS_AS(plan_chunk_size(options, model, true, true), ResourceError);
+  options.chunk_size = 0;
+  options.memory = 1 << 20;
+  CHECK_THROWS_WITH(plan_chunk_size(options, model, true, true), Catch::Contains("--memory"));
+}
+
+TEST_CASE("a job that does not fit the disk is refused before it starts") {
+  CHECK_NOTHROW(require_disk({{".", 1}}));
+  CHECK_THROWS_AS(require_disk({{".", int64_t{1} << 60}}), ResourceError);
+  // Two outputs that fit one at a time, but not together.
+  CHECK_THROWS_AS(require_disk({{".", int64_t{1} << 59}, {".", int64_t{1} << 59}}), ResourceError);
+}
+
+TEST_CASE("means of nothing are not numbers") {
+  const StrandSummary none;
+  CHECK(std::isnan(none.mean()));
+  CHECK(std::isnan(none.perplexity()));
+  const StrandSummary two{2, -2 * std::log(4.0)};
+  CHECK(two.perplexity() == Approx(4.0));
+  CHECK(two.bits_per_base() == Approx(2.0));
+}
+
+}  // namespace
+}  // namespace chromamba::pipelines

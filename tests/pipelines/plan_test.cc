@@ -1,0 +1,115 @@
+#include "pipelines/plan.h"
+
+#include <catch2/catch.hpp>
+#include <random>
+
+#include "kernels/base/error.h"
+
+namespace chromamba::pipelines {
+namespace {
+
+TEST_CASE("the zero state is the last grid point at least N bases before") {
+  const LeftContext grid{100, false};
+  CHECK(zero_state_start(0, grid) == 0);
+  CHECK(zero_state_start(99, grid) == 0);
+  CHECK(zero_state_start(100, grid) == 0);
+  CHECK(zero_state_start(199, grid) == 0);
+  CHECK(zero_state_start(200, grid) == 100);
+  CHECK(zero_state_start(250, grid) == 100);
+  CHECK(zero_state_start(300, grid) == 200);
+  CHECK(zero_state_start(250, {0, false}) == 250);
+  CHECK(zero_state_start(250, {100, true}) == 0);
+  for (int64_t start = 0; start < 2000; ++start) {
+    const int64_t zero = zero_state_start(start, grid);
+    CHECK((zero % 100 == 0 && zero <= start));
+    if (zero > 0) CHECK((start - zero >= 100 && start - zero < 200));
+  }
+}
+
+TEST_CASE("regions with one starting point share a pass, the others do not") {
+  const LeftContext grid{100, false};
+  const std::vector<Pass> passes =
+      plan_passes("c", 1000, Strand::forward, {{0, 420, 450}, {1, 210, 230}, {2, 290, 380}}, grid);
+  REQUIRE(passes.size() == 2);
+  CHECK(passes[0].start == 100);
+  CHECK(passes[0].end == 380);
+  REQUIRE(passes[0].segments.size() == 2);
+  CHECK(passes[0].segments[0].region == 1);
+  CHECK(passes[0].segments[1].region == 2);
+  CHECK(passes[1].start == 300);
+  CHECK(passes[1].end == 450);
+}
+
+TEST_CASE("a reverse plan is the forward plan of the mirrored regions, mirrored back") {
+  constexpr int64_t kLength = 5000;
+  std::mt19937 random(3);
+  for (const LeftContext& context : {LeftContext{0, false}, LeftContext{300, false},
+                                     LeftContext{1000, true}}) {
+    std::vector<Segment> segments;
+    std::vector<Segment> mirrored;
+    for (int64_t r = 0; r < 40; ++r) {
+      const auto start = static_cast<int64_t>(random() % (kLength - 1));
+      const int64_t end = std::min<int64_t>(kLength, start + 1 + static_cast<int64_t>(random() % 600));
+      segments.push_back({r, start, end});
+      mirrored.push_back({r, kLength - end, kLength - start});
+    }
+    std::vector<Pass> reverse = plan_passes("c", kLength, Strand::reverse, segments, context);
+    const std::vector<Pass> forward = plan_passes("c", kLength, Strand::forward, mirrored, context);
+    std::reverse(reverse.begin(), reverse.end());
+    REQUIRE(reverse.size() == forward.size());
+    for (size_t i = 0; i < forward.size(); ++i) {
+      CHECK(reverse[i].start == kLength - forward[i].end);
+      CHECK(reverse[i].end == kLength - forward[i].start);
+      CHECK(reverse[i].segments.size() == forward[i].segments.size());
+    }
+  }
+}
+
+TEST_CASE("where a region starts from does not depend on the other regions") {
+  const LeftContext grid{64, false};
+  std::mt19937 random(5);
+  std::vector<Segment> all;
+  for (int64_t r = 0; r < 50; ++r) {
+    const auto start = static_cast<int64_t>(random() % 3000);
+    all.push_back({r, start, start + 1 + static_cast<int64_t>(random() % 200)});
+  }
+  for (const Strand strand : {Strand::forward, Strand::reverse}) {
+    for (const Pass& pass : plan_passes("c", 4000, strand, all, grid)) {
+      for (const Segment& segment : pass.segments) {
+        const std::vector<Pass> alone = plan_passes("c", 4000, strand, {segment}, grid);
+        REQUIRE(alone.size() == 1);
+        CHECK((strand == Strand::forward ? alone[0].start == pass.start
+                                         : alone[0].end == pass.end));
+        CHECK((segment.start >= pass.start && segment.end <= pass.end));
+      }
+    }
+  }
+}
+
+TEST_CASE("a contig without bases makes one empty pass") {
+  const std::vector<Pass> passes = plan_passes("c", 0, Strand::reverse, {{0, 0, 0}}, {});
+  REQUIRE(passes.size() == 1);
+  CHECK(passes[0].length() == 0);
+}
+
+TEST_CASE("overlapping regions are named, neighbours are fine") {
+  const auto region = [](const char* contig, int64_t start, int64_t end) {
+    io::Region r;
+    r.contig = contig;
+    r.start = start;
+    r.end = end;
+    return r;
+  };
+  CHECK_NOTHROW(require_disjoint({region("a", 10, 20), region("a", 0, 10), region("b", 5, 15)}, "x"));
+  CHECK_THROWS_AS(require_disjoint({region("a", 0, 100), region("a", 10, 20)}, "x"), DataError);
+  // The overlap is with a region further back than the one before.
+  CHECK_THROWS_AS(
+      require_disjoint({region("a", 0, 100), region("a", 10, 20), region("a", 50, 60)}, "x"),
+      DataError);
+  CHECK_THROWS_WITH(require_disjoint({region("a", 0, 100), region("a", 99, 120)}, "out.bw"),
+                    Catch::Contains("a:1-100") && Catch::Contains("a:100-120") &&
+                        Catch::Contains("out.bw"));
+}
+
+}  // namespace
+}  // namespace chromamba::pipelines

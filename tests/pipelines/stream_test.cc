@@ -1,0 +1,184 @@
+// The runner: order and completeness of parts, strands, and that a failure of any stage ends all.
+#include "pipelines/stream.h"
+
+#include <catch2/catch.hpp>
+#include <map>
+
+#include "io/bases.h"
+#include "kernels/base/error.h"
+#include "tests/random_values.h"
+
+namespace chromamba::pipelines {
+namespace {
+
+using tests::random_dna;
+using tests::same_bits;
+
+class MemoryBases : public BaseSource {
+ public:
+  explicit MemoryBases(std::string bases, int64_t fail_at = -1)
+      : bases_(std::move(bases)), fail_at_(fail_at) {}
+  void read(int64_t start, int64_t n, char* out) override {
+    if (fail_at_ >= 0 && start <= fail_at_ && fail_at_ < start + n) throw DataError("broken here");
+    bases_.copy(out, static_cast<size_t>(n), static_cast<size_t>(start));
+  }
+
+ private:
+  std::string bases_;
+  int64_t fail_at_;
+};
+
+const mamba::Model& tiny_model() {
+  static const mamba::Model model(
+      mamba::open_checkpoint(std::string(CHROMAMBA_TEST_DATA) + "/mamba1_long"));
+  return model;
+}
+
+PassInput whole_pass(const std::string& name, const std::string& bases, Strand strand,
+                     int64_t fail_at = -1) {
+  const auto n = static_cast<int64_t>(bases.size());
+  return {{name, n, strand, 0, n, {{0, 0, n}}}, std::make_shared<MemoryBases>(bases, fail_at)};
+}
+
+NextPass from_list(std::vector<PassInput> inputs) {
+  auto shared = std::make_shared<std::vector<PassInput>>(std::move(inputs));
+  return [shared, i = size_t{0}]() mutable -> std::optional<PassInput> {
+    if (i == shared->size()) return std::nullopt;
+    return (*shared)[i++];
+  };
+}
+
+// ln p and final hidden rows of every pass, checked to arrive in order and without gaps.
+struct Collected {
+  std::map<int64_t, std::vector<float>> log_p;
+  std::map<int64_t, std::vector<float>> hidden;
+};
+
+Collected collect(std::vector<PassInput> inputs, int64_t chunk_size, int threads = 2) {
+  const mamba::Model& model = tiny_model();
+  const int64_t width = model.config().d_model;
+  Collected all;
+  int64_t next_index = 0;
+  int64_t expected_at = 0;
+  const Consumer consume = [&](const Part& part) {
+    if (part.first) {
+      REQUIRE(part.pass_index == next_index++);
+      expected_at = part.pass->strand == Strand::forward ? part.pass->start : part.pass->end;
+      all.log_p[part.pass_index].resize(static_cast<size_t>(part.pass->contig_length));
+      all.hidden[part.pass_index].resize(static_cast<size_t>(part.pass->contig_length * width));
+    }
+    if (part.pass->strand == Strand::forward) {
+      REQUIRE(part.start == expected_at);
+      expected_at += part.length;
+      if (part.last) REQUIRE(expected_at == part.pass->end);
+    } else {
+      REQUIRE(part.start + part.length == expected_at);
+      expected_at -= part.length;
+      if (part.last) REQUIRE(expected_at == part.pass->start);
+    }
+    std::copy_n(part.log_likelihood, part.length,
+                all.log_p[part.pass_index].begin() + part.start);
+    std::copy_n(part.hidden_LD, part.length * width,
+                all.hidden[part.pass_index].begin() + part.start * width);
+  };
+  mamba::Engine engine(model, kernels::Backend::cpu, threads);
+  StreamOptions options;
+  options.log_likelihood = true;
+  options.layer = mamba::kFinalLayer;
+  options.chunk_size = chunk_size;
+  stream_passes(engine, model, from_list(std::move(inputs)), consume, options);
+  return all;
+}
+
+TEST_CASE("passes of all lengths arrive in order, the same for any chunk size") {
+  std::vector<PassInput> inputs;
+  const std::vector<int64_t> lengths = {0, 1, 700, 255, 0, 256, 3000, 5, 1};
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    const std::string bases = random_dna(lengths[i], static_cast<unsigned>(i));
+    inputs.push_back(whole_pass("c", bases, i % 2 == 0 ? Strand::forward : Strand::reverse));
+  }
+  const Collected whole = collect(inputs, 1 << 16, 1);
+  REQUIRE(whole.log_p.size() == lengths.size());
+  for (const int64_t chunk : {1, 100, 256, 999}) {
+    if (chunk == 1) continue;  // one base a chunk costs a tile of 256 rows each: covered by the engine
+    const Collected parts = collect(inputs, chunk);
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      INFO("pass " << i << ", chunk " << chunk);
+      const auto index = static_cast<int64_t>(i);
+      CHECK(same_bits(parts.log_p.at(index), whole.log_p.at(index)));
+      CHECK(same_bits(parts.hidden.at(index), whole.hidden.at(index)));
+    }
+  }
+}
+
+TEST_CASE("the reverse strand is the forward pass over the reverse complement, mirrored") {
+  const std::string bases = random_dna(1500, 9);
+  std::string complement = bases;
+  io::reverse_complement(complement.data(), static_cast<int64_t>(complement.size()));
+  const Collected both = collect({whole_pass("c", bases, Strand::reverse),
+                                  whole_pass("c", complement, Strand::forward)},
+                                 400);
+  std::vector<float> mirrored = both.log_p.at(1);
+  std::reverse(mirrored.begin(), mirrored.end());
+  CHECK(same_bits(both.log_p.at(0), mirrored));
+  const int64_t width = tiny_model().config().d_model;
+  for (int64_t t = 0; t < 1500; ++t) {
+    REQUIRE(std::equal(both.hidden.at(0).begin() + t * width,
+                       both.hidden.at(0).begin() + (t + 1) * width,
+                       both.hidden.at(1).begin() + (1499 - t) * width));
+  }
+}
+
+TEST_CASE("a failure in reading, computing or writing ends the run with its error") {
+  const mamba::Model& model = tiny_model();
+  const std::string bases = random_dna(5000, 1);
+  StreamOptions options;
+  options.log_likelihood = true;
+  options.chunk_size = 300;
+  const Consumer ignore = [](const Part&) {};
+  for (int repeat = 0; repeat < 5; ++repeat) {
+    mamba::Engine engine(model, kernels::Backend::cpu, 2);
+    for (const int64_t fail_at : {0, 2500, 4999}) {
+      CHECK_THROWS_AS(
+          stream_passes(engine, model,
+                        from_list({whole_pass("c", bases, Strand::forward, fail_at)}), ignore,
+                        options),
+          DataError);
+    }
+    const Consumer full_disk = [](const Part& part) {
+      if (part.start > 1000) throw ResourceError("disk full");
+    };
+    CHECK_THROWS_AS(stream_passes(engine, model,
+                                  from_list({whole_pass("c", bases, Strand::forward)}), full_disk,
+                                  options),
+                    ResourceError);
+    const NextPass broken = []() -> std::optional<PassInput> { throw DataError("no file"); };
+    CHECK_THROWS_AS(stream_passes(engine, model, broken, ignore, options), DataError);
+  }
+}
+
+TEST_CASE("a signal stops the run between chunks") {
+  const mamba::Model& model = tiny_model();
+  volatile std::sig_atomic_t signal = 0;
+  StreamOptions options;
+  options.log_likelihood = true;
+  options.chunk_size = 256;
+  options.stop = &signal;
+  int parts = 0;
+  const Consumer consume = [&](const Part&) {
+    if (++parts == 3) signal = SIGTERM;
+  };
+  mamba::Engine engine(model, kernels::Backend::cpu, 1);
+  try {
+    stream_passes(engine, model,
+                  from_list({whole_pass("c", random_dna(100000, 2), Strand::forward)}), consume,
+                  options);
+    FAIL("not stopped");
+  } catch (const Interrupted& error) {
+    CHECK(error.signal_number() == SIGTERM);
+    CHECK(parts < 20);
+  }
+}
+
+}  // namespace
+}  // namespace chromamba::pipelines

@@ -1,0 +1,28 @@
+// Every tolerance of the numeric tests, with its reason. A test may ask for less, never for more.
+#pragma once
+
+namespace chromamba::tests {
+
+// Unit roundoff of f32: the largest relative error of one rounding.
+inline constexpr double kRoundoff = 0x1p-24;
+
+// Fixtures of the published implementations, computed in f32 themselves: the bound, as a share
+// of each tensor's largest magnitude. Measured here: 3e-7 to 4e-6.
+inline constexpr double kFixture = 1e-5;
+
+// ln p of the real model against the published implementation, absolute. Measured here: 6e-6 over
+// 1,024 bases, 2e-5 over 65,536.
+inline constexpr double kBuiltInLogP = 5e-5;
+
+// One kernel against its double reference, as a share of the largest value of the output. A kernel
+// does at most a few dozen dependent roundings a value, decays keep the scan's from adding up.
+inline constexpr double kKernel = 64 * kRoundoff;  // 3.8e-6
+
+// Transcendental functions of kernels/simd_math-inl.h, in units of the last place.
+// Without fused multiply-add the exponent x·log2(e), up to 126, is rounded: 126·ln2·2^-24 = 44 ulps.
+inline constexpr double kExpUlps = 4;
+inline constexpr double kNoFmaUlps = 44;
+inline constexpr double kSoftplusUlps = 8;
+inline constexpr double kSiluUlps = 8;
+
+}  // namespace chromamba::tests
