@@ -2,8 +2,8 @@
 #include "app/options.h"
 #include "app/progress.h"
 #include "app/version.h"
-#include "kernels/base/error.h"
 #include "io/pending_file.h"
+#include "kernels/base/error.h"
 #include "pipelines/benchmark.h"
 
 #include <cstdio>
@@ -48,10 +48,11 @@ void print_report(const nlohmann::json& report) {
   std::printf("  GEMMs alone, at the sgemm ceiling: %.0f bases/s; reached %.2f of it\n",
               number(rates["gemm_bound_bases_per_s"]), number(rates["share_of_gemm_bound"]));
   const nlohmann::json& score = report["score"];
-  std::printf("score, FASTA to HDF5 + bigWig + TSV: %.0f bases/s, %.2f of that bound; reading %.2f %%, "
-              "writing %.2f %% of the time\n",
-              number(score["bases_per_s"]), number(score["share_of_gemm_bound"]),
-              number(score["read_percent"]), number(score["write_percent"]));
+  std::printf(
+      "score, FASTA to HDF5 + bigWig + TSV: %.0f bases/s, %.2f of that bound; reading %.2f %%, "
+      "writing %.2f %% of the time\n",
+      number(score["bases_per_s"]), number(score["share_of_gemm_bound"]),
+      number(score["read_percent"]), number(score["write_percent"]));
 }
 
 }  // namespace
@@ -61,8 +62,8 @@ int bench_command(const Arguments& arguments) {
   line.group("Options").add_options()("model,m", po::value<std::string>()->value_name("PATH"),
                                       "checkpoint (default: the built-in human-d128)")(
       "bases", po::value<std::string>()->default_value("1,048,576")->value_name("N"),
-      "length of the longest sequence")(
-      "json", po::value<std::string>()->value_name("FILE"), "also write the report as JSON")(
+      "length of the longest sequence")("json", po::value<std::string>()->value_name("FILE"),
+                                        "also write the report as JSON")(
       "threads,@", po::value<std::string>()->value_name("N"), "compute threads (default: all)")(
       "simd", po::value<std::string>()->default_value("auto")->value_name("SET"),
       "CPU instruction set: auto, avx512, avx2, sse4")(

@@ -32,9 +32,8 @@ int embed_command(const Arguments& arguments) {
       "pool", po::value<std::string>()->default_value("none")->value_name("none|mean"),
       "mean: one row for each contig or region")(
       "dtype-out", po::value<std::string>()->default_value("f16")->value_name("f16|f32"),
-      "number format of the file")("compress",
-                                   po::value<int>()->default_value(0)->value_name("0-9"),
-                                   "deflate level")(
+      "number format of the file")(
+      "compress", po::value<int>()->default_value(0)->value_name("0-9"), "deflate level")(
       "no-version", "leave out what changes from run to run (version, command)");
   add_machine_group(line);
   if (!line.parse(arguments)) return 0;
@@ -52,7 +51,8 @@ int embed_command(const Arguments& arguments) {
   const std::string pool = line.text("pool");
   if (pool != "none" && pool != "mean") throw UsageError("--pool " + pool + ": use none or mean");
   if (pool == "mean") options.pooling = pipelines::Pooling::mean;
-  if (pool == "mean" && options.bin != 1) throw UsageError("--pool mean and --bin exclude each other");
+  if (pool == "mean" && options.bin != 1)
+    throw UsageError("--pool mean and --bin exclude each other");
   const std::string type = line.text("dtype-out");
   if (type != "f16" && type != "f32") throw UsageError("--dtype-out " + type + ": use f16 or f32");
   options.type = type == "f16" ? io::FloatType::f16 : io::FloatType::f32;

@@ -16,7 +16,9 @@ Describes a checkpoint (a folder or a weights file), or the built-in model: what
 what it carries from base to base, and what this program can do with it.
 )";
 
-void row(const std::string& name, const std::string& value) { std::cout << name << '\t' << value << '\n'; }
+void row(const std::string& name, const std::string& value) {
+  std::cout << name << '\t' << value << '\n';
+}
 
 }  // namespace
 

@@ -40,9 +40,8 @@ int64_t parse_number(const std::string& text, const std::string& option, int64_t
     if (scale != 1) digits.pop_back();
   }
   const bool all_digits = !digits.empty() && digits.size() <= 18 &&
-                          std::all_of(digits.begin(), digits.end(), [](unsigned char c) {
-                            return std::isdigit(c) != 0;
-                          });
+                          std::all_of(digits.begin(), digits.end(),
+                                      [](unsigned char c) { return std::isdigit(c) != 0; });
   const int64_t value = all_digits ? std::stoll(digits) : -1;
   if (value < 0 || value > std::numeric_limits<int64_t>::max() / scale) {
     throw UsageError("--" + option + " " + text + ": a whole number is needed, e.g. 65,536 or 64k");
@@ -103,7 +102,8 @@ void add_input_group(CommandLine& line) {
   line.group("Input").add_options()(
       "regions,r", po::value<std::vector<std::string>>()->value_name("REGION"),
       "only this region, 1-based: chr20:1-5,000,000 (repeatable; needs or makes a .fai index)")(
-      "regions-file,R", po::value<std::string>()->value_name("BED"), "only the regions of a BED file")(
+      "regions-file,R", po::value<std::string>()->value_name("BED"),
+      "only the regions of a BED file")(
       "iupac", po::value<std::string>()->default_value("n")->value_name("n|error"),
       "read IUPAC codes as N (counted), or refuse them");
 }

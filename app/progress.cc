@@ -41,7 +41,8 @@ std::string short_count(double value) {
     ++unit;
   }
   char text[32];
-  std::snprintf(text, sizeof text, value < 10 && unit > 0 ? "%.2f%s" : "%.1f%s", value, kUnits[unit]);
+  std::snprintf(text, sizeof text, value < 10 && unit > 0 ? "%.2f%s" : "%.1f%s", value,
+                kUnits[unit]);
   return text;
 }
 

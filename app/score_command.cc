@@ -25,11 +25,10 @@ Several -o make several files in one run. Without -o the table goes to standard 
 
 void print_summary(const pipelines::ScoreResult& result, const pipelines::ScoreOptions& options) {
   const pipelines::StreamStats& stats = result.stats;
-  const pipelines::StrandSummary& total = options.job.strand == pipelines::StrandChoice::forward
-                                              ? result.total.forward
-                                          : options.job.strand == pipelines::StrandChoice::reverse
-                                              ? result.total.reverse
-                                              : result.total.mean;
+  const pipelines::StrandSummary& total =
+      options.job.strand == pipelines::StrandChoice::forward   ? result.total.forward
+      : options.job.strand == pipelines::StrandChoice::reverse ? result.total.reverse
+                                                               : result.total.mean;
   char text[400];
   std::snprintf(text, sizeof text,
                 "%s bases scored, perplexity %.4f; read %s bases in %s (%s bases/s; %.1f %% of the "
@@ -37,7 +36,8 @@ void print_summary(const pipelines::ScoreResult& result, const pipelines::ScoreO
                 pipelines::with_commas(total.scored).c_str(), total.perplexity(),
                 pipelines::with_commas(stats.bases).c_str(), clock_time(stats.seconds).c_str(),
                 short_count(static_cast<double>(stats.bases) / stats.seconds).c_str(),
-                100 * stats.compute_seconds / stats.seconds, 100 * stats.read_seconds / stats.seconds,
+                100 * stats.compute_seconds / stats.seconds,
+                100 * stats.read_seconds / stats.seconds,
                 100 * stats.write_seconds / stats.seconds);
   options.job.note(text);
 }
@@ -80,8 +80,8 @@ int score_command(const Arguments& arguments) {
   options.job.bases_done = progress.counter();
   options.job.started = [&](int64_t bases) {
     options.job.note("scoring " + pipelines::with_commas(input.bases_wanted()) + " bases of " +
-                     input.name() + " with " + model.name() + " (" +
-                     pipelines::with_commas(bases) + " to read)");
+                     input.name() + " with " + model.name() + " (" + pipelines::with_commas(bases) +
+                     " to read)");
     progress.start(bases);
   };
   const pipelines::ScoreResult result = pipelines::run_score(options, model, input);

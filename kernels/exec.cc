@@ -22,7 +22,7 @@ struct TargetName {
 };
 
 constexpr TargetName kTargetNames[] = {
-    {HWY_AVX3, "AVX-512"}, {HWY_AVX2, "AVX2"},     {HWY_SSE4, "SSE4"},
+    {HWY_AVX3, "AVX-512"}, {HWY_AVX2, "AVX2"},       {HWY_SSE4, "SSE4"},
     {HWY_NEON, "NEON"},    {HWY_EMU128, "portable"},
 };
 
@@ -104,8 +104,8 @@ void use_simd_target(const std::string& name) {
     }
     known += std::string(known.empty() ? "" : ", ") + entry.name;
   }
-  throw UsageError("instruction set '" + name + "' is not available here; this machine runs: auto, " +
-                   known);
+  throw UsageError("instruction set '" + name +
+                   "' is not available here; this machine runs: auto, " + known);
 }
 
 #if !defined(CHROMAMBA_HAVE_CUDA)

@@ -34,8 +34,8 @@ void RowLogSumExp(const HeadArgs& args, float* max_L, float* log_sum_L) {
       sum = hn::Add(sum, hn::IfThenElseZero(hn::FirstN(d, static_cast<size_t>(n)), x));
     }
     max_L[t] = hn::GetLane(max);
-    log_sum_L[t] = static_cast<float>(
-        std::log(static_cast<double>(hn::GetLane(hn::SumOfLanes(d, sum)))));
+    log_sum_L[t] =
+        static_cast<float>(std::log(static_cast<double>(hn::GetLane(hn::SumOfLanes(d, sum)))));
   }
 }
 

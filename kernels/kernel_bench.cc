@@ -92,19 +92,18 @@ class Bench {
 void bench_linear(Bench& bench, const std::string& name, int64_t rows, int64_t in, int64_t out) {
   const AlignedFloats x = normal_values(rows * in, 0, 1, 1);
   const AlignedFloats weight = normal_values(out * in, 0, 0.1F, 2);
-  bench.measure("linear " + name, dims(in, out),
-                4.0 * static_cast<double>(rows * (in + out) + in * out),
-                2.0 * static_cast<double>(rows * in * out), rows * out,
-                [&](Exec& exec, AlignedFloats& y) {
-                  linear(exec, {.rows = rows,
-                                .in_features = in,
-                                .out_features = out,
-                                .x = x.data(),
-                                .x_stride = in,
-                                .weight_NK = weight.data(),
-                                .y = y.data(),
-                                .y_stride = out});
-                });
+  bench.measure(
+      "linear " + name, dims(in, out), 4.0 * static_cast<double>(rows * (in + out) + in * out),
+      2.0 * static_cast<double>(rows * in * out), rows * out, [&](Exec& exec, AlignedFloats& y) {
+        linear(exec, {.rows = rows,
+                      .in_features = in,
+                      .out_features = out,
+                      .x = x.data(),
+                      .x_stride = in,
+                      .weight_NK = weight.data(),
+                      .y = y.data(),
+                      .y_stride = out});
+      });
 }
 
 }  // namespace

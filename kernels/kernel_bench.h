@@ -34,8 +34,8 @@ struct KernelTiming {
 std::vector<KernelTiming> bench_kernels(const KernelShapes& shapes);
 
 struct MachineCeilings {
-  double sgemm_flops = 0;   // flop/s of BLAS on 1024³ products, one on each of `threads` threads
-  double copy_bytes = 0;    // byte/s (read + written) of copies far larger than the caches
+  double sgemm_flops = 0;  // flop/s of BLAS on 1024³ products, one on each of `threads` threads
+  double copy_bytes = 0;   // byte/s (read + written) of copies far larger than the caches
 };
 
 MachineCeilings measure_ceilings(int threads);

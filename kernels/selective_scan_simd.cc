@@ -100,8 +100,7 @@ HWY_INLINE void ScanBlock(const SelectiveScanArgs& args, int64_t first, int64_t 
   for (int64_t n = 0; n < args.d_state; ++n) {
     fastest = hn::Min(fastest, load_n(d, args.A_NE + n * args.channels + e, n_used));
   }
-  const bool guarded =
-      !hn::AllTrue(d, hn::Gt(hn::Mul(longest, fastest), hn::Set(d, -kExp2Range)));
+  const bool guarded = !hn::AllTrue(d, hn::Gt(hn::Mul(longest, fastest), hn::Set(d, -kExp2Range)));
 
   const BlockRows block{delta, delta_u, y};
   const int64_t bc_step = step * args.bc_stride;

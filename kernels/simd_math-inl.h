@@ -63,41 +63,51 @@ HWY_INLINE V exp2_fraction(D d, V f) {
   return hn::MulAdd(p, f, hn::Set(d, 1.0F));
 }
 
-// a·b as an exponent: 2^(a·b) for a·b <= 126; values below 2^-126 come out as about 2^-126, which is
-// zero to any sum they enter. a·b is never rounded: its fraction is taken with one fused operation.
+// polynomial · 2^n, where `shifted` is n + kRoundMagic and `rounded` is n. AVX-512 has an instruction
+// for it, which underflows to zero; elsewhere n is added to the exponent's bits, held at -126.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V scale_by_power(D d, V polynomial, V shifted, V rounded) {
+#if HWY_TARGET == HWY_AVX3
+  (void)d;
+  (void)shifted;
+  return V{_mm512_scalef_ps(polynomial.raw, rounded.raw)};
+#else
+  (void)rounded;
+  const hn::RebindToSigned<D> di;
+  const V clamped = hn::Max(shifted, hn::Set(d, kRoundMagic - 126.0F));
+  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(di, clamped));
+  return hn::BitCast(d, hn::Add(hn::BitCast(di, polynomial), exponent));
+#endif
+}
+
+// a·b as an exponent: 2^(a·b) for a·b <= 126; values below 2^-126 come out as at most about
+// 2^-126, which is zero to any sum they enter. a·b is never rounded: its fraction is taken with one
+// fused operation.
 // Beyond kExp2Range that fraction is rounding noise, which kGuarded bounds, at two operations more;
 // inside the range both give the same bits.
 constexpr float kExp2Range = 2097152.0F;  // 2^21: a·b + kRoundMagic still counts in halves
 
 template <bool kGuarded, class D, class V = hn::Vec<D>>
 HWY_INLINE V exp2_product(D d, V a, V b) {
-  const hn::RebindToSigned<D> di;
   const V magic = hn::Set(d, kRoundMagic);
   const V shifted = hn::MulAdd(a, b, magic);
   const V rounded = hn::Sub(shifted, magic);
   V fraction = hn::MulSub(a, b, rounded);
   if (kGuarded) fraction = hn::Min(hn::Max(fraction, hn::Set(d, -0.5F)), hn::Set(d, 0.5F));
-  const V polynomial = exp2_fraction(d, fraction);
-  const V clamped = hn::Max(shifted, hn::Set(d, kRoundMagic - 126.0F));
-  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(di, clamped));
-  return hn::BitCast(d, hn::Add(hn::BitCast(di, polynomial), exponent));
+  return scale_by_power(d, exp2_fraction(d, fraction), shifted, rounded);
 }
 
-// exp(x) for x <= 87; smaller than 2^-126 comes out as 2^-126.
+// exp(x) for x <= 87; what is smaller than 2^-126 comes out as that or as 0.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V exp_clamped(D d, V x) {
   // The product x·log2(e) loses up to |x|·2^-24 in the exponent; log2(e) in two parts keeps 4 ulp.
-  const hn::RebindToSigned<D> di;
   const V magic = hn::Set(d, kRoundMagic);
   const V bounded = hn::Max(hn::Min(x, hn::Set(d, 88.0F)), hn::Set(d, -1000.0F));
   const V shifted = hn::MulAdd(bounded, hn::Set(d, kLog2E), magic);
   const V rounded = hn::Sub(shifted, magic);
   V fraction = hn::MulSub(bounded, hn::Set(d, kLog2E), rounded);
   fraction = hn::MulAdd(bounded, hn::Set(d, 1.925963033e-8F), fraction);  // log2(e) - kLog2E
-  const V polynomial = exp2_fraction(d, fraction);
-  const V clamped = hn::Max(shifted, hn::Set(d, kRoundMagic - 126.0F));
-  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(di, clamped));
-  return hn::BitCast(d, hn::Add(hn::BitCast(di, polynomial), exponent));
+  return scale_by_power(d, exp2_fraction(d, fraction), shifted, rounded);
 }
 
 // x / (1 + exp(-x)).

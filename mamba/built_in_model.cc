@@ -30,9 +30,9 @@ extern const std::byte chromamba_built_in_weights_end[];
 namespace chromamba::mamba {
 
 Checkpoint open_built_in_checkpoint() {
-  const std::string_view config(chromamba_built_in_config_begin,
-                                static_cast<size_t>(chromamba_built_in_config_end -
-                                                    chromamba_built_in_config_begin));
+  const std::string_view config(
+      chromamba_built_in_config_begin,
+      static_cast<size_t>(chromamba_built_in_config_end - chromamba_built_in_config_begin));
   const std::span<const std::byte> weights(chromamba_built_in_weights_begin,
                                            chromamba_built_in_weights_end);
   return open_checkpoint_memory(std::string(config), weights, "human-d128");

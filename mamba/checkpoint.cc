@@ -64,10 +64,10 @@ WeightsKind weights_kind(const std::string& path) {
                   quote(bytes.substr(0, 8)));
 }
 
-void open_weights(const std::string& path, Checkpoint& checkpoint) {
+void open_weights(const std::string& path, WeightsKind kind, Checkpoint& checkpoint) {
   checkpoint.weights_path = path;
   std::vector<std::string> files{path};
-  switch (weights_kind(path)) {
+  switch (kind) {
     case WeightsKind::safetensors:
       checkpoint.tensors = open_safetensors(path);
       break;
@@ -197,6 +197,8 @@ Checkpoint open_checkpoint(const std::string& folder_or_file) {
   if (!is_folder && path.filename() == "config.json") {
     throw DataError(folder_or_file + ": this is the configuration; give the folder or the weights");
   }
+  const WeightsKind kind =
+      weights_kind(weights.string());  // first: the path may be no weights at all
   if (!is_present(config)) {
     throw DataError(config.string() +
                     ": missing; the model's shape is read from config.json beside the weights");
@@ -206,7 +208,7 @@ Checkpoint open_checkpoint(const std::string& folder_or_file) {
   checkpoint.path = folder_or_file;
   checkpoint.config_path = config.string();
   checkpoint.config = read_json_file(checkpoint.config_path, kLenient);
-  open_weights(weights.string(), checkpoint);
+  open_weights(weights.string(), kind, checkpoint);
   read_vocabulary(folder, checkpoint);
   return checkpoint;
 }

@@ -141,9 +141,9 @@ class TileGate : public CarryGate {
 };
 
 struct Tile {
-  size_t chunk;      // index into the call's chunks
-  int32_t index;     // of this tile within its chunk
-  int64_t start;     // first base of the tile, counted in the chunk
+  size_t chunk;       // index into the call's chunks
+  int32_t index;      // of this tile within its chunk
+  int64_t start;      // first base of the tile, counted in the chunk
   int64_t first_row;  // where that base lies in the tile
   int64_t count;
 };

@@ -65,7 +65,8 @@ void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
   float* xz = call.workspace;
   float* u = xz + rows * wide;
   float* dt = u + rows * d_inner_;
-  float* x_dbl = dt + rows * d_inner_;  // [d, Bmat, Cmat], last because its width fits no cache line
+  float* x_dbl =
+      dt + rows * d_inner_;  // [d, Bmat, Cmat], last because its width fits no cache line
 
   kernels::linear(exec, {.rows = rows,
                          .in_features = d_model_,

@@ -37,8 +37,8 @@ class CarryGate {
 };
 
 struct MixerCall {
-  int64_t tile_rows = 0;          // rows of every buffer below
-  int64_t first = 0;              // valid rows: [first, first + count)
+  int64_t tile_rows = 0;  // rows of every buffer below
+  int64_t first = 0;      // valid rows: [first, first + count)
   int64_t count = 0;
   const float* input_LD = nullptr;  // [tile_rows, D]
   float* out_LD = nullptr;          // [tile_rows, D]; may alias input

@@ -55,10 +55,9 @@ int64_t Model::state_bytes() const {
 }
 
 int64_t Model::matmul_flops() const {
-  return std::accumulate(blocks_.begin(), blocks_.end(), 2 * config_.d_model * config_.vocab_size,
-                         [](int64_t sum, const Block& block) {
-                           return sum + block.mixer->matmul_flops();
-                         });
+  return std::accumulate(
+      blocks_.begin(), blocks_.end(), 2 * config_.d_model * config_.vocab_size,
+      [](int64_t sum, const Block& block) { return sum + block.mixer->matmul_flops(); });
 }
 
 }  // namespace chromamba::mamba

@@ -29,8 +29,8 @@ SpooledBases::SpooledBases(io::FastaReader& reader, const std::string& folder, i
     : file_(folder) {
   std::vector<char> block(1 << 20);
   for (int64_t at = 0; at < length;) {
-    const int64_t n = reader.read(
-        block.data(), std::min(static_cast<int64_t>(block.size()), length - at));
+    const int64_t n =
+        reader.read(block.data(), std::min(static_cast<int64_t>(block.size()), length - at));
     if (n == 0) throw_changed(reader);
     file_.write(at, block.data(), n);
     at += n;

@@ -13,11 +13,11 @@ namespace chromamba::pipelines {
 
 struct BenchOptions {
   int threads = 1;
-  int64_t bases = 1 << 20;          // of the longest sequence
+  int64_t bases = 1 << 20;  // of the longest sequence
   int64_t chunk_size = 65536;
   std::string scratch_folder = ".";
   std::string version;
-  std::string simd = "auto";        // instruction set to measure
+  std::string simd = "auto";  // instruction set to measure
   StopSignal stop = nullptr;
 };
 

@@ -17,11 +17,11 @@ constexpr float kMaxF16 = 65504.0F;
 // Rows of one region on their way to a dataset: bins are summed up in double, base after base in the
 // order the model reads them, and finished rows wait for their neighbours to be written together.
 struct RegionRows {
-  int64_t open_row = -1;          // the row that `sum` belongs to; -1: none
+  int64_t open_row = -1;  // the row that `sum` belongs to; -1: none
   int64_t open_count = 0;
-  std::vector<double> sum;        // [D]
-  std::vector<float> finished;    // [k, D] consecutive rows, in the order of the strand
-  int64_t finished_first = 0;     // the lowest of them
+  std::vector<double> sum;      // [D]
+  std::vector<float> finished;  // [k, D] consecutive rows, in the order of the strand
+  int64_t finished_first = 0;   // the lowest of them
   int64_t finished_count = 0;
 };
 
@@ -36,9 +36,8 @@ class EmbedWriter {
     created_.resize(input.regions().size());
     std::vector<std::pair<std::string, std::string>> pairs =
         provenance(options.job, model, input.name());
-    pairs.emplace_back("layer", options.layer == mamba::kFinalLayer
-                                    ? "final"
-                                    : std::to_string(options.layer));
+    pairs.emplace_back(
+        "layer", options.layer == mamba::kFinalLayer ? "final" : std::to_string(options.layer));
     pairs.emplace_back("pooling", options.pooling == Pooling::mean ? "mean" : "none");
     write_provenance(file_, pairs);
     if (options.pooling == Pooling::mean) {
@@ -135,8 +134,7 @@ class EmbedWriter {
 
   void add_base(RegionRows& open, const Segment& segment, int64_t offset, Strand strand,
                 const float* values) {
-    const int64_t row =
-        options_.pooling == Pooling::mean ? segment.region : offset / options_.bin;
+    const int64_t row = options_.pooling == Pooling::mean ? segment.region : offset / options_.bin;
     if (row != open.open_row) {
       close_row(open, strand == Strand::reverse);
       if (open.finished_count >= kFlushRows) {
@@ -165,7 +163,8 @@ class EmbedWriter {
     if (open.finished_count == 0) return;
     if (strand == Strand::reverse) {  // rows came in descending order
       for (int64_t i = 0, j = open.finished_count - 1; i < j; ++i, --j) {
-        std::swap_ranges(open.finished.begin() + i * width_, open.finished.begin() + (i + 1) * width_,
+        std::swap_ranges(open.finished.begin() + i * width_,
+                         open.finished.begin() + (i + 1) * width_,
                          open.finished.begin() + j * width_);
       }
     }
@@ -241,8 +240,8 @@ EmbedResult run_embed(const EmbedOptions& options, const mamba::Model& model, Ge
   EmbedWriter writer(options, model, input, file.temporary_path());
   if (options.job.note) {
     options.job.note("embedding " + with_commas(result.rows) + " rows of " +
-                     std::to_string(model.config().d_model) + ": " +
-                     human_bytes(bytes) + (options.deflate_level > 0 ? " before compression" : ""));
+                     std::to_string(model.config().d_model) + ": " + human_bytes(bytes) +
+                     (options.deflate_level > 0 ? " before compression" : ""));
   }
   if (options.job.started) {
     options.job.started(input.bases_to_read(options.job.strand, options.job.left_context));

@@ -13,11 +13,11 @@ enum class Pooling { none, mean };
 
 struct EmbedOptions {
   JobOptions job;
-  std::string output;                          // an HDF5 file
-  int64_t layer = mamba::kFinalLayer;          // numbered as in mamba/engine.h
+  std::string output;                  // an HDF5 file
+  int64_t layer = mamba::kFinalLayer;  // numbered as in mamba/engine.h
   io::FloatType type = io::FloatType::f16;
-  int64_t bin = 1;                             // bases averaged into a row, counted from each region's start
-  Pooling pooling = Pooling::none;             // mean: one row for each region (or contig)
+  int64_t bin = 1;                  // bases averaged into a row, counted from each region's start
+  Pooling pooling = Pooling::none;  // mean: one row for each region (or contig)
   int deflate_level = 0;
 };
 

@@ -21,12 +21,12 @@ namespace chromamba::pipelines {
 using Note = std::function<void(const std::string&)>;
 
 struct InputOptions {
-  std::string path;                   // FASTA, or "-" for standard input
-  std::vector<std::string> regions;   // samtools spelling
-  std::string regions_bed;            // a BED file, or empty
+  std::string path;                  // FASTA, or "-" for standard input
+  std::vector<std::string> regions;  // samtools spelling
+  std::string regions_bed;           // a BED file, or empty
   bool iupac_error = false;
   int threads = 1;
-  std::string scratch_folder = ".";   // for spools; used only where the input cannot be sought in
+  std::string scratch_folder = ".";  // for spools; used only where the input cannot be sought in
   Note note;
 };
 
@@ -56,7 +56,7 @@ class GenomeInput {
 
  private:
   struct ContigWork {
-    size_t contig = 0;               // index into contigs_
+    size_t contig = 0;  // index into contigs_
     std::vector<Segment> segments;
   };
 

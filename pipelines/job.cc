@@ -25,7 +25,8 @@ constexpr int64_t kFixedBytes = int64_t{96} << 20;
 int64_t needed_bytes(const JobOptions& options, const mamba::Model& model,
                      const StreamOptions& stream) {
   return kFixedBytes + 4 * model.parameter_count() +
-         mamba::Engine::workspace_bytes(model, options.threads) + stream_buffer_bytes(model, stream);
+         mamba::Engine::workspace_bytes(model, options.threads) +
+         stream_buffer_bytes(model, stream);
 }
 
 }  // namespace

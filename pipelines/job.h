@@ -22,14 +22,14 @@ struct JobOptions {
   LeftContext left_context;
   kernels::Backend backend = kernels::Backend::cpu;
   int threads = 1;
-  int64_t chunk_size = 0;                       // bases; 0: as many as fit the memory well
-  int64_t memory = int64_t{4} << 30;            // bytes, a bound for everything
-  bool no_version = false;                      // leave out what changes from run to run
-  std::string version;                          // of the program, for provenance
-  std::string command;                          // the command line, for provenance
+  int64_t chunk_size = 0;             // bases; 0: as many as fit the memory well
+  int64_t memory = int64_t{4} << 30;  // bytes, a bound for everything
+  bool no_version = false;            // leave out what changes from run to run
+  std::string version;                // of the program, for provenance
+  std::string command;                // the command line, for provenance
   StopSignal stop = nullptr;
   std::atomic<int64_t>* bases_done = nullptr;
-  Note note;                                    // talk: warnings, what is about to be done
+  Note note;  // talk: warnings, what is about to be done
   // Called once after planning, before the first base is computed.
   std::function<void(int64_t bases_to_read)> started;
 };

@@ -87,10 +87,11 @@ void require_disjoint(const std::vector<io::Region>& regions, const std::string&
     const io::Region& before = regions[order[furthest]];
     const io::Region& here = regions[order[i]];
     if (here.contig == before.contig && here.start < before.end) {
-      throw DataError("regions " + region_text(before) + " and " + region_text(here) +
-                      " overlap, but " + output +
-                      " holds one value for each base: merge them (bedtools merge), or write .h5 or "
-                      ".tsv");
+      throw DataError(
+          "regions " + region_text(before) + " and " + region_text(here) + " overlap, but " +
+          output +
+          " holds one value for each base: merge them (bedtools merge), or write .h5 or "
+          ".tsv");
     }
     if (here.contig != before.contig || here.end > before.end) furthest = i;
   }

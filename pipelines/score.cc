@@ -46,8 +46,7 @@ struct SinkContext {
 class BedGraphSink : public Sink {
  public:
   BedGraphSink(const SinkContext& context, const ScoreOutput& output, const std::string& path)
-      : input_(context.input),
-        writer_(path, output.bgzip, provenance_lines(context.provenance)) {}
+      : input_(context.input), writer_(path, output.bgzip, provenance_lines(context.provenance)) {}
   void add(size_t region, int64_t start, int64_t n, const Values& values) override {
     writer_.add(input_.regions()[region].contig, start, values.main, n);
   }
@@ -160,9 +159,10 @@ class Hdf5Sink : public Sink {
       file_.set_attribute(name, "start", region.start);
       file_.set_attribute(name, "end", region.end);
       file_.set_attribute(name, "bin", int64_t{1});
-      file_.set_attribute(name, "strand", std::string(group) == kForward   ? "forward"
-                                          : std::string(group) == kReverse ? "reverse"
-                                              : strand_name(options_.job.strand));
+      file_.set_attribute(name, "strand",
+                          std::string(group) == kForward   ? "forward"
+                          : std::string(group) == kReverse ? "reverse"
+                                                           : strand_name(options_.job.strand));
     }
   }
 
@@ -291,9 +291,8 @@ class Collector {
       for (int64_t i = 0; i < n; ++i) {
         const float reverse = reverse_[static_cast<size_t>(i)];
         // NaN on either strand is NaN: half a mean would be another quantity.
-        mean_[static_cast<size_t>(i)] = std::isnan(forward[i]) || std::isnan(reverse)
-                                            ? kNaN
-                                            : 0.5F * (forward[i] + reverse);
+        mean_[static_cast<size_t>(i)] =
+            std::isnan(forward[i]) || std::isnan(reverse) ? kNaN : 0.5F * (forward[i] + reverse);
       }
       accumulate(summary.reverse, reverse_.data(), n);
       accumulate(summary.mean, mean_.data(), n);
@@ -352,8 +351,8 @@ void check_disk(const ScoreOptions& options, const GenomeInput& input) {
     for (const io::Region& region : input.regions()) {
       most = std::max(most, contig_bases[region.contig] += region.end - region.start);
     }
-    needs.push_back({options.job.input.scratch_folder,
-                     input.spool_bytes(options.job.strand) + 4 * most});
+    needs.push_back(
+        {options.job.input.scratch_folder, input.spool_bytes(options.job.strand) + 4 * most});
   }
   require_disk(needs);
 }
@@ -391,9 +390,8 @@ ScoreOutput parse_score_output(const std::string& path, const std::string& type)
   for (const Suffix& suffix : kSuffixes) {
     const std::string plain = suffix.text;
     const bool matches = type.empty() ? ends_with(path, "." + plain) : type == plain;
-    const bool matches_gz =
-        suffix.is_text && (type.empty() ? ends_with(path, "." + plain + ".gz")
-                                        : type == plain + ".gz");
+    const bool matches_gz = suffix.is_text && (type.empty() ? ends_with(path, "." + plain + ".gz")
+                                                            : type == plain + ".gz");
     if (!matches && !matches_gz) continue;
     output.format = suffix.format;
     output.bgzip = matches_gz || (suffix.is_text && ends_with(path, ".gz"));

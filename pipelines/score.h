@@ -29,7 +29,7 @@ struct ScoreOptions {
 
 // What one strand of one region came to. Sums in double, in the order of the bases.
 struct StrandSummary {
-  int64_t scored = 0;      // bases with a value
+  int64_t scored = 0;  // bases with a value
   double sum_log_p = 0;
   double mean() const;        // mean ln p of a base; NaN when none is scored
   double perplexity() const;  // exp(-mean)

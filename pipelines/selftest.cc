@@ -58,17 +58,17 @@ std::vector<SelftestCase> run_selftest() {
     result.largest_error = largest_error(whole);
     result.tolerance = kTolerance;
     for (const auto& [chunk, threads] : {std::pair<int64_t, int>{100, 1}, {333, 2}, {1024, 3}}) {
-      result.invariant = result.invariant &&
-                         same_bits(whole, score_golden(model, kernels::Backend::cpu, threads, chunk,
-                                                       kSelftestLength));
+      result.invariant =
+          result.invariant && same_bits(whole, score_golden(model, kernels::Backend::cpu, threads,
+                                                            chunk, kSelftestLength));
     }
     cases.push_back(result);
   }
   kernels::use_simd_target("auto");
   // The double reference runs a few thousand bases a second: a quarter of the sequence will do.
   constexpr int64_t kReferenceBases = kSelftestLength / 4;
-  const std::vector<float> reference = score_golden(model, kernels::Backend::reference, 1,
-                                                    kReferenceBases, kReferenceBases);
+  const std::vector<float> reference =
+      score_golden(model, kernels::Backend::reference, 1, kReferenceBases, kReferenceBases);
   cases.push_back({"reference (double precision)", largest_error(reference), kTolerance, true});
   return cases;
 }

@@ -234,7 +234,8 @@ class Runner {
           part.length = from.length;
           part.first = from.first;
           part.last = from.last;
-          if (options_.log_likelihood) part.log_likelihood = buffer.log_likelihood.data() + from.offset;
+          if (options_.log_likelihood)
+            part.log_likelihood = buffer.log_likelihood.data() + from.offset;
           if (options_.layer) {
             part.hidden_LD = buffer.hidden.data() + from.offset * model_.config().d_model;
           }

@@ -17,8 +17,8 @@ namespace chromamba::pipelines {
 
 struct StreamOptions {
   bool log_likelihood = false;
-  std::optional<int64_t> layer;    // hidden rows of this layer (mamba/engine.h numbers them)
-  int64_t chunk_size = 65536;      // bases in a buffer
+  std::optional<int64_t> layer;  // hidden rows of this layer (mamba/engine.h numbers them)
+  int64_t chunk_size = 65536;    // bases in a buffer
   StopSignal stop = nullptr;
   std::atomic<int64_t>* bases_done = nullptr;  // counts bases computed, for progress
 };
@@ -38,8 +38,8 @@ struct Part {
 
 struct StreamStats {
   int64_t bases = 0;
-  double seconds = 0;          // wall time
-  double read_seconds = 0;     // in which each stage worked and did not wait for another
+  double seconds = 0;       // wall time
+  double read_seconds = 0;  // in which each stage worked and did not wait for another
   double compute_seconds = 0;
   double write_seconds = 0;
 };

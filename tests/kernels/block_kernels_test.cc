@@ -78,7 +78,8 @@ TEST_CASE("add + norm agrees with the double reference") {
 
 TEST_CASE("linear agrees with the double reference, with strides and bias") {
   for (const int64_t rows : {1, 5, 64, 256}) {
-    for (const auto& [in, out] : {std::pair<int64_t, int64_t>{8, 40}, {128, 33}, {3, 1}, {257, 96}}) {
+    for (const auto& [in, out] :
+         {std::pair<int64_t, int64_t>{8, 40}, {128, 33}, {3, 1}, {257, 96}}) {
       const AlignedFloats x = random_values(rows * (in + 3), 1);
       const AlignedFloats weight = random_values(out * in, 2);
       const AlignedFloats bias = random_values(out, 3);
@@ -140,7 +141,8 @@ TEST_CASE("head gives log-probabilities that agree with double, the same through
         }
         CHECK(out[t] == all[t * static_cast<size_t>(vocab) + static_cast<size_t>(targets[t])]);
         double sum = 0;
-        for (int64_t v = 0; v < vocab; ++v) sum += std::exp(all[t * static_cast<size_t>(vocab) + v]);
+        for (int64_t v = 0; v < vocab; ++v)
+          sum += std::exp(all[t * static_cast<size_t>(vocab) + v]);
         CHECK(sum == Approx(1.0).margin(1e-5));
       }
     });

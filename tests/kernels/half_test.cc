@@ -20,12 +20,12 @@ TEST_CASE("f16: every value survives the round trip") {
 }
 
 TEST_CASE("f16: rounds to the nearest, ties to even, beyond the range to infinity") {
-  CHECK(f32_to_f16(1.0F + 0x1p-11F) == 0x3c00);             // a tie goes to the even mantissa
+  CHECK(f32_to_f16(1.0F + 0x1p-11F) == 0x3c00);  // a tie goes to the even mantissa
   CHECK(f32_to_f16(1.0F + 3 * 0x1p-11F) == 0x3c02);
-  CHECK(f32_to_f16(65519.996F) == 0x7bff);                  // below the tie to infinity
+  CHECK(f32_to_f16(65519.996F) == 0x7bff);  // below the tie to infinity
   CHECK(f32_to_f16(65520.0F) == 0x7c00);
   CHECK(f32_to_f16(-1e10F) == 0xfc00);
-  CHECK(f32_to_f16(0x1p-25F) == 0);                         // half the smallest subnormal: tie to 0
+  CHECK(f32_to_f16(0x1p-25F) == 0);  // half the smallest subnormal: tie to 0
   CHECK(f32_to_f16(std::nextafter(0x1p-25F, 1.0F)) == 1);
   CHECK(f32_to_f16(-0.0F) == 0x8000);
   std::mt19937 random(1);

@@ -66,9 +66,7 @@ double largest_ulps(int function, double low, double high,
 }
 
 double exact_silu(double x) { return x / (1.0 + std::exp(-x)); }
-double exact_softplus(double x) {
-  return std::max(x, 0.0) + std::log1p(std::exp(-std::fabs(x)));
-}
+double exact_softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::fabs(x))); }
 
 TEST_CASE("vector functions agree with double on every instruction set") {
   tests::on_every_target([](Exec&) {

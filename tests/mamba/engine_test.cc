@@ -58,7 +58,8 @@ TEST_CASE("the whole lambda genome: chunks of 1,000, 4,096, 65,536 and 1 or 2 th
     const ModelOutputs whole(fixture.model, *tokens, kCpu, 1, 1 << 20, {kFinalLayer});
     for (const int64_t chunk : {1000, 4096, 65536}) {
       for (const int threads : {1, 2}) {
-        check_same(ModelOutputs(fixture.model, *tokens, kCpu, threads, chunk, {kFinalLayer}), whole);
+        check_same(ModelOutputs(fixture.model, *tokens, kCpu, threads, chunk, {kFinalLayer}),
+                   whole);
       }
     }
   }
@@ -92,15 +93,14 @@ TEST_CASE("batch mates never change a bit") {
   }
   for (size_t i = 0; i < lengths.size(); ++i) {
     INFO("sequence " << i);
-    const std::vector<int32_t> alone(fixture.tokens.begin() + 10 * static_cast<int64_t>(i),
-                                     fixture.tokens.begin() + 10 * static_cast<int64_t>(i) +
-                                         lengths[i]);
+    const std::vector<int32_t> alone(
+        fixture.tokens.begin() + 10 * static_cast<int64_t>(i),
+        fixture.tokens.begin() + 10 * static_cast<int64_t>(i) + lengths[i]);
     if (alone.empty()) {
       CHECK(states[i].position == 0);
       continue;
     }
-    CHECK(same_bits(log_p[i],
-                    ModelOutputs(model, alone, kCpu, 1, lengths[i], {}).log_likelihood));
+    CHECK(same_bits(log_p[i], ModelOutputs(model, alone, kCpu, 1, lengths[i], {}).log_likelihood));
   }
 }
 
@@ -126,10 +126,11 @@ TEST_CASE("the first base and every N have no log-likelihood, the others agree w
 
 TEST_CASE("taps of an early layer do not depend on what else is computed") {
   const Fixture fixture("mamba1_ref");
-  const ModelOutputs all(fixture.model, fixture.tokens, kCpu, 2, 2048, {0, 1, 2, 3, 4, kFinalLayer});
+  const ModelOutputs all(fixture.model, fixture.tokens, kCpu, 2, 2048,
+                         {0, 1, 2, 3, 4, kFinalLayer});
   for (int64_t layer = 0; layer <= 4; ++layer) {
-    AlignedFloats rows = poisoned(static_cast<int64_t>(fixture.tokens.size()) *
-                                  fixture.model.config().d_model);
+    AlignedFloats rows =
+        poisoned(static_cast<int64_t>(fixture.tokens.size()) * fixture.model.config().d_model);
     Engine engine(fixture.model, kCpu, 2);
     SequenceState state = engine.new_sequence();
     Chunk chunk;
@@ -161,12 +162,13 @@ TEST_CASE("a failure in one worker stops the call with its error") {
 
 TEST_CASE("odd shapes agree with the double reference") {
   // Made-up models: every optional part on or off, sizes that fill no vector.
-  for (const char* config :
-       {R"({"d_model": 20, "n_layer": 2, "vocab_size": 12, "rms_norm": false, "tie_embeddings": false,
+  for (
+      const char* config :
+      {R"({"d_model": 20, "n_layer": 2, "vocab_size": 12, "rms_norm": false, "tie_embeddings": false,
             "ssm_cfg": {"d_state": 5, "d_conv": 2, "expand": 3, "dt_rank": 7, "bias": true}})",
-        R"({"d_model": 9, "n_layer": 1, "vocab_size": 12, "rms_norm": true,
+       R"({"d_model": 9, "n_layer": 1, "vocab_size": 12, "rms_norm": true,
             "ssm_cfg": {"d_state": 1, "d_conv": 8, "expand": 1, "conv_bias": false}})",
-        R"({"d_model": 33, "n_layer": 3, "vocab_size": 12, "rms_norm": true,
+       R"({"d_model": 33, "n_layer": 3, "vocab_size": 12, "rms_norm": true,
             "ssm_cfg": {"d_state": 40, "d_conv": 3, "bias": true, "conv_bias": false}})"}) {
     INFO(config);
     const Model model(tests::made_checkpoint(config, 7));

@@ -52,7 +52,8 @@ void check_mamba_ssm(const std::string& weights, kernels::Backend backend,
   layers.push_back(kFinalLayer);
   const ModelOutputs out(fixture.model, fixture.tokens, backend, 2, 2048, layers);
   for (int64_t k = 0; k < n_layer; ++k) {
-    check_tensor(fixture, label, "residual." + std::to_string(k), out.hidden[static_cast<size_t>(k)]);
+    check_tensor(fixture, label, "residual." + std::to_string(k),
+                 out.hidden[static_cast<size_t>(k)]);
   }
   check_tensor(fixture, label, "final_hidden", out.hidden.back());
   check_tensor(fixture, label, "logits", out.logits);

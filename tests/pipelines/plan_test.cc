@@ -43,13 +43,14 @@ TEST_CASE("regions with one starting point share a pass, the others do not") {
 TEST_CASE("a reverse plan is the forward plan of the mirrored regions, mirrored back") {
   constexpr int64_t kLength = 5000;
   std::mt19937 random(3);
-  for (const LeftContext& context : {LeftContext{0, false}, LeftContext{300, false},
-                                     LeftContext{1000, true}}) {
+  for (const LeftContext& context :
+       {LeftContext{0, false}, LeftContext{300, false}, LeftContext{1000, true}}) {
     std::vector<Segment> segments;
     std::vector<Segment> mirrored;
     for (int64_t r = 0; r < 40; ++r) {
       const auto start = static_cast<int64_t>(random() % (kLength - 1));
-      const int64_t end = std::min<int64_t>(kLength, start + 1 + static_cast<int64_t>(random() % 600));
+      const int64_t end =
+          std::min<int64_t>(kLength, start + 1 + static_cast<int64_t>(random() % 600));
       segments.push_back({r, start, end});
       mirrored.push_back({r, kLength - end, kLength - start});
     }
@@ -78,8 +79,8 @@ TEST_CASE("where a region starts from does not depend on the other regions") {
       for (const Segment& segment : pass.segments) {
         const std::vector<Pass> alone = plan_passes("c", 4000, strand, {segment}, grid);
         REQUIRE(alone.size() == 1);
-        CHECK((strand == Strand::forward ? alone[0].start == pass.start
-                                         : alone[0].end == pass.end));
+        CHECK(
+            (strand == Strand::forward ? alone[0].start == pass.start : alone[0].end == pass.end));
         CHECK((segment.start >= pass.start && segment.end <= pass.end));
       }
     }
@@ -100,15 +101,16 @@ TEST_CASE("overlapping regions are named, neighbours are fine") {
     r.end = end;
     return r;
   };
-  CHECK_NOTHROW(require_disjoint({region("a", 10, 20), region("a", 0, 10), region("b", 5, 15)}, "x"));
+  CHECK_NOTHROW(
+      require_disjoint({region("a", 10, 20), region("a", 0, 10), region("b", 5, 15)}, "x"));
   CHECK_THROWS_AS(require_disjoint({region("a", 0, 100), region("a", 10, 20)}, "x"), DataError);
   // The overlap is with a region further back than the one before.
   CHECK_THROWS_AS(
       require_disjoint({region("a", 0, 100), region("a", 10, 20), region("a", 50, 60)}, "x"),
       DataError);
-  CHECK_THROWS_WITH(require_disjoint({region("a", 0, 100), region("a", 99, 120)}, "out.bw"),
-                    Catch::Contains("a:1-100") && Catch::Contains("a:100-120") &&
-                        Catch::Contains("out.bw"));
+  CHECK_THROWS_WITH(
+      require_disjoint({region("a", 0, 100), region("a", 99, 120)}, "out.bw"),
+      Catch::Contains("a:1-100") && Catch::Contains("a:100-120") && Catch::Contains("out.bw"));
 }
 
 }  // namespace

@@ -76,8 +76,7 @@ Collected collect(std::vector<PassInput> inputs, int64_t chunk_size, int threads
       expected_at -= part.length;
       if (part.last) REQUIRE(expected_at == part.pass->start);
     }
-    std::copy_n(part.log_likelihood, part.length,
-                all.log_p[part.pass_index].begin() + part.start);
+    std::copy_n(part.log_likelihood, part.length, all.log_p[part.pass_index].begin() + part.start);
     std::copy_n(part.hidden_LD, part.length * width,
                 all.hidden[part.pass_index].begin() + part.start * width);
   };
@@ -100,7 +99,8 @@ TEST_CASE("passes of all lengths arrive in order, the same for any chunk size") 
   const Collected whole = collect(inputs, 1 << 16, 1);
   REQUIRE(whole.log_p.size() == lengths.size());
   for (const int64_t chunk : {1, 100, 256, 999}) {
-    if (chunk == 1) continue;  // one base a chunk costs a tile of 256 rows each: covered by the engine
+    if (chunk == 1)
+      continue;  // one base a chunk costs a tile of 256 rows each: covered by the engine
     const Collected parts = collect(inputs, chunk);
     for (size_t i = 0; i < lengths.size(); ++i) {
       INFO("pass " << i << ", chunk " << chunk);
@@ -115,9 +115,8 @@ TEST_CASE("the reverse strand is the forward pass over the reverse complement, m
   const std::string bases = random_dna(1500, 9);
   std::string complement = bases;
   io::reverse_complement(complement.data(), static_cast<int64_t>(complement.size()));
-  const Collected both = collect({whole_pass("c", bases, Strand::reverse),
-                                  whole_pass("c", complement, Strand::forward)},
-                                 400);
+  const Collected both = collect(
+      {whole_pass("c", bases, Strand::reverse), whole_pass("c", complement, Strand::forward)}, 400);
   std::vector<float> mirrored = both.log_p.at(1);
   std::reverse(mirrored.begin(), mirrored.end());
   CHECK(same_bits(both.log_p.at(0), mirrored));
@@ -139,19 +138,18 @@ TEST_CASE("a failure in reading, computing or writing ends the run with its erro
   for (int repeat = 0; repeat < 5; ++repeat) {
     mamba::Engine engine(model, kernels::Backend::cpu, 2);
     for (const int64_t fail_at : {0, 2500, 4999}) {
-      CHECK_THROWS_AS(
-          stream_passes(engine, model,
-                        from_list({whole_pass("c", bases, Strand::forward, fail_at)}), ignore,
-                        options),
-          DataError);
+      CHECK_THROWS_AS(stream_passes(engine, model,
+                                    from_list({whole_pass("c", bases, Strand::forward, fail_at)}),
+                                    ignore, options),
+                      DataError);
     }
     const Consumer full_disk = [](const Part& part) {
       if (part.start > 1000) throw ResourceError("disk full");
     };
-    CHECK_THROWS_AS(stream_passes(engine, model,
-                                  from_list({whole_pass("c", bases, Strand::forward)}), full_disk,
-                                  options),
-                    ResourceError);
+    CHECK_THROWS_AS(
+        stream_passes(engine, model, from_list({whole_pass("c", bases, Strand::forward)}),
+                      full_disk, options),
+        ResourceError);
     const NextPass broken = []() -> std::optional<PassInput> { throw DataError("no file"); };
     CHECK_THROWS_AS(stream_passes(engine, model, broken, ignore, options), DataError);
   }
