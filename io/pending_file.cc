@@ -201,39 +201,56 @@ void ScratchFile::read(int64_t offset, void* data, int64_t bytes) const {
   }
 }
 
-StdinSpool::StdinSpool(const std::string& folder) : descriptor_(open_unlinked(folder)) {
+bool is_read_once(const std::string& path) {
+  if (path == "-") return true;
+  struct stat status {};
+  if (stat(path.c_str(), &status) != 0) return false;  // whoever opens it says what is wrong
+  return S_ISFIFO(status.st_mode) || S_ISSOCK(status.st_mode) || S_ISCHR(status.st_mode);
+}
+
+InputSpool::InputSpool(const std::string& folder, const std::string& input)
+    : descriptor_(open_unlinked(folder)) {
+  const bool standard = input == "-";
+  const std::string name = standard ? "standard input" : input;
+  int source = STDIN_FILENO;
   try {
+    if (!standard) {
+      source = open(input.c_str(), O_RDONLY | O_CLOEXEC);
+      if (source < 0) throw DataError(input + ": cannot be opened: " + cause());
+    }
     // Each open() of this name gives a new file position, although the file has no other name.
     path_ = "/proc/self/fd/" + std::to_string(descriptor_);
     if (access(path_.c_str(), R_OK) != 0) {
-      throw ResourceError("cannot reread standard input: " + path_ + ": " + cause() +
+      throw ResourceError("cannot reread " + name + ": " + path_ + ": " + cause() +
                           "; give the input as a file");
     }
     std::vector<char> block(size_t{1} << 20);
     for (;;) {
-      const ssize_t got = ::read(STDIN_FILENO, block.data(), block.size());
+      const ssize_t got = ::read(source, block.data(), block.size());
       if (got < 0 && errno == EINTR) continue;
-      if (got < 0) throw DataError("standard input: cannot be read: " + cause());
+      if (got < 0) throw DataError(name + ": cannot be read: " + cause());
       if (got == 0) break;
       write_all(descriptor_, bytes_, block.data(), got, folder);
       bytes_ += got;
     }
   } catch (...) {
+    if (source > STDIN_FILENO) (void)close(source);
     (void)close(descriptor_);
     throw;
   }
+  if (!standard) (void)close(source);
 }
 
-StdinSpool::~StdinSpool() {
+InputSpool::~InputSpool() {
   if (descriptor_ >= 0) (void)close(descriptor_);
 }
 
-StdinSpool::StdinSpool(StdinSpool&& other) noexcept
+InputSpool::InputSpool(InputSpool&& other) noexcept
     : descriptor_(std::exchange(other.descriptor_, -1)),
       path_(std::move(other.path_)),
       bytes_(other.bytes_) {}
 
-StdinSpool& StdinSpool::operator=(StdinSpool&& other) noexcept {
+InputSpool& InputSpool::operator=(InputSpool&& other) noexcept {
   std::swap(descriptor_, other.descriptor_);
   std::swap(path_, other.path_);
   std::swap(bytes_, other.bytes_);

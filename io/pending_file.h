@@ -62,15 +62,18 @@ class ScratchFile {
   int descriptor_ = -1;
 };
 
-// Standard input, copied byte for byte into an unlinked file of folder, so that it can be read
-// several times and sought in. path() opens it afresh each time, within this process only and for
-// as long as the object lives. Reads to the end of standard input in the constructor.
-class StdinSpool {
+// True for input that can be read only once: "-" (standard input), a pipe, a socket, a terminal.
+bool is_read_once(const std::string& path);
+
+// Such input, copied byte for byte into an unlinked file of folder, so that it can be read several
+// times and sought in. path() opens it afresh each time, within this process only and for as long
+// as the object lives. Reads to the end of the input in the constructor.
+class InputSpool {
  public:
-  explicit StdinSpool(const std::string& folder);
-  ~StdinSpool();
-  StdinSpool(StdinSpool&& other) noexcept;
-  StdinSpool& operator=(StdinSpool&& other) noexcept;
+  explicit InputSpool(const std::string& folder, const std::string& input = "-");
+  ~InputSpool();
+  InputSpool(InputSpool&& other) noexcept;
+  InputSpool& operator=(InputSpool&& other) noexcept;
 
   const std::string& path() const { return path_; }
   int64_t bytes() const { return bytes_; }

@@ -26,13 +26,14 @@ GenomeInput::GenomeInput(InputOptions options)
   fasta.iupac_error = options_.iupac_error;
   fasta.threads = options_.threads;
   const bool wants_regions = !options_.regions.empty() || !options_.regions_bed.empty();
-  if (options_.path == "-") {
+  if (io::is_read_once(options_.path)) {
+    if (options_.path == "-") display_name_ = "standard input";
     if (wants_regions) {
-      throw UsageError("regions (-r, -R) need an indexed file; standard input has no index");
+      throw UsageError("regions (-r, -R) need an indexed file, and " + display_name_ +
+                       " can be read only once");
     }
-    display_name_ = "standard input";
     fasta.display_name = display_name_;
-    spool_.emplace(options_.scratch_folder);
+    spool_.emplace(options_.scratch_folder, options_.path);
     path_ = spool_->path();
   }
   if (wants_regions) {

@@ -33,8 +33,8 @@ struct InputOptions {
 class GenomeInput {
  public:
   // Checks the whole input first: a broken file fails here, not hours later. Without regions that
-  // is one fast pass over the file; with regions the index is opened or built. Standard input is
-  // first copied to an unlinked file of the scratch folder.
+  // is one fast pass over the file; with regions the index is opened or built. Standard input
+  // and pipes are first copied to an unlinked file of the scratch folder.
   explicit GenomeInput(InputOptions options);
 
   const std::string& name() const { return display_name_; }
@@ -63,7 +63,7 @@ class GenomeInput {
   InputOptions options_;
   std::string display_name_;
   std::string path_;  // to read: options_.path, or the spool's
-  std::optional<io::StdinSpool> spool_;
+  std::optional<io::InputSpool> spool_;
   std::unique_ptr<io::FastaIndex> index_;  // only with regions
   std::vector<io::ContigInfo> contigs_;
   std::vector<io::Region> regions_;

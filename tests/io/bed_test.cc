@@ -42,7 +42,7 @@ TEST_CASE("BED lines that are wrong name file and line", "[bed]") {
   TempFolder folder;
   const auto error = [&](const std::string& line) {
     const std::string path = put(folder / "bad.bed", "chr1\t0\t5\n#\n" + line + "\n");
-    const std::string message = message_of<DataError>([&] { (void)read_bed(path, kContigs); });
+    std::string message = message_of<DataError>([&] { (void)read_bed(path, kContigs); });
     CHECK_MESSAGE_HAS(message, path + ": line 3: ");
     return message;
   };

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include <bit>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -59,15 +60,15 @@ TEST_CASE("values read back to the same float, plain and bgzip", "[bedgraph]") {
       const size_t tab = line.rfind('\t');
       CHECK(line.substr(0, tab) == "c\t" + std::to_string(at) + "\t" + std::to_string(at + 1));
       const float value = std::strtof(line.c_str() + tab + 1, nullptr);
-      CHECK(std::memcmp(&value, &values[at], sizeof value) == 0);
+      CHECK(std::bit_cast<uint32_t>(value) == std::bit_cast<uint32_t>(values[at]));
       ++at;
     }
     while (at < values.size() && std::isnan(values[at])) ++at;
     CHECK(at == values.size());
     if (compressed) {
       CHECK(InputStream(path).compression() == Compression::bgzf);
-      const std::string command =
-          "tabix -p bed " + path + " && tabix " + path + " c:101-101 | cut -f 1-3 | grep -q .";
+      std::string command = "tabix -p bed ";
+      command.append(path).append(" && tabix ").append(path).append(" c:101-101 | grep -q .");
       if (std::system("command -v tabix >/dev/null") == 0 && !std::isnan(values[100])) {
         CHECK(std::system(command.c_str()) == 0);
       } else {

@@ -177,6 +177,24 @@ TEST_CASE("bigWig with no values, with few, and with many contigs", "[bigwig]") 
   }
 }
 
+TEST_CASE("the tree of names is sorted, for readers that search it", "[bigwig]") {
+  TempFolder folder;
+  std::mt19937 random(2);
+  const std::string path = folder / "a.bw";
+  write_track(path, {{"chr2", {1.0F}}, {"chr10", {1.0F}}, {"chr1", {1.0F}}}, random);
+  const std::string bytes = slurp(path);
+  uint64_t tree = 0;
+  std::memcpy(&tree, bytes.data() + 8, sizeof tree);
+  constexpr size_t kTreeHeader = 32;
+  constexpr size_t kNodeHeader = 4;
+  std::string keys;
+  for (size_t i = 0; i < 3; ++i) {  // 5 bytes of name, 8 of id and length
+    keys += bytes.substr(tree + kTreeHeader + kNodeHeader + i * 13, 5).c_str();
+    keys += ' ';
+  }
+  CHECK(keys == "chr1 chr10 chr2 ");
+}
+
 TEST_CASE("a long contig", "[bigwig]") {
   TempFolder folder;
   const std::string path = folder / "a.bw";

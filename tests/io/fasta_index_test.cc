@@ -166,6 +166,12 @@ TEST_CASE("an index that does not fit is an error, not a wrong sequence", "[fast
   put(path, text);
   CHECK(FastaIndex(path).contigs().size() == 3);
 
+  fresh(">a one\nACGTACGT\nACG\n>b x\nTTTT\n");
+  put(path, ">a one\nACGTACGT\nACG\n>bbx\nTTTT\n");
+  CHECK_MESSAGE_HAS(refused(), "'b'");
+  put(path, ">a one\nACGTACGTTACG\n>b x\nTTTT\n");
+  CHECK_MESSAGE_HAS(refused(), "no line end after base 8");
+
   // htslib's own index of a file with a repeated name leaves the second out.
   put(path, ">a\nACGT\n>b\nTTTT\n>a\nCCCC\n>c\nGGGG\n");
   put(path + ".fai", "a\t4\t3\t4\t5\nb\t4\t11\t4\t5\nc\t4\t27\t4\t5\n");

@@ -134,7 +134,7 @@ TEST_CASE("standard input spooled can be read again and again", "[pending_file]"
       }
       close(ends[1]);
     });
-    const StdinSpool first(folder.path());
+    const InputSpool first(folder.path());
     feeder.join();
     close(ends[0]);
     dup2(saved, STDIN_FILENO);

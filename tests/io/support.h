@@ -90,7 +90,7 @@ std::string message_of(const std::function<void()>& call) {
   try {
     call();
   } catch (const E& error) {
-    const std::string message = error.what();
+    std::string message = error.what();
     CHECK(message.find('\n') == std::string::npos);
     return message;
   }
