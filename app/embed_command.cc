@@ -4,7 +4,7 @@
 #include "kernels/base/error.h"
 #include "pipelines/embed.h"
 
-#include <cstdio>
+#include <filesystem>
 
 namespace chromamba::app {
 namespace {
@@ -43,9 +43,19 @@ int embed_command(const Arguments& arguments) {
   pipelines::EmbedOptions options;
   options.output = line.text("output");
   if (options.output == "-") throw UsageError("-o -: HDF5 cannot go to standard output");
+  const std::string suffix = std::filesystem::path(options.output).extension();
+  if (suffix != ".h5" && suffix != ".hdf5") {
+    throw UsageError("-o " + options.output + ": embed writes HDF5; name it .h5 or .hdf5");
+  }
   options.job = job_options(line, arguments, {options.output});
   const std::string layer = line.text("layer");
-  if (layer != "final") options.layer = parse_number(layer, "layer", 1000);
+  if (layer != "final") {
+    try {
+      options.layer = parse_number(layer, "layer", 1000);
+    } catch (const UsageError&) {
+      throw UsageError("--layer " + layer + ": a number of blocks, or final");
+    }
+  }
   options.bin = parse_number(line.text("bin"), "bin", 1000);
   if (options.bin < 1) throw UsageError("--bin 0: at least 1 base");
   const std::string pool = line.text("pool");
@@ -63,14 +73,12 @@ int embed_command(const Arguments& arguments) {
 
   const mamba::Model model = load_model(line);
   pipelines::GenomeInput input(options.job.input);
-  if (input.iupac_count() > 0) {
-    options.job.note(pipelines::with_commas(input.iupac_count()) + " IUPAC codes read as N");
-  }
   Progress progress("embedded", line.has("quiet"));
   options.job.bases_done = progress.counter();
   options.job.started = [&](int64_t bases) { progress.start(bases); };
   const pipelines::EmbedResult result = pipelines::run_embed(options, model, input);
   progress.stop();
+  note_iupac(input, options.job);
   if (result.overflowed > 0) {
     options.job.note("warning: " + pipelines::with_commas(result.overflowed) +
                      " values are beyond f16 and were written as infinity; use --dtype-out f32");

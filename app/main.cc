@@ -1,6 +1,8 @@
 // chromamba: Mamba DNA models over whole genomes. Parses the command's name, runs it, and turns
 // errors into one line on stderr and an exit code:
 // 0 done, 1 bad input data, 2 bad usage, 3 device, memory or disk, 4 a bug of ours, 128+n signal n.
+#include <fcntl.h>
+
 #include <exception>
 #include <iostream>
 #include <new>
@@ -122,6 +124,12 @@ int guarded_run(const std::vector<std::string>& words) {
 }  // namespace chromamba::app
 
 int main(int argc, char** argv) {
+  // Where a caller closed one of the standard streams, the first file we open would become it, and
+  // what is said there would land in that file. Reading 0 and writing 1 still fail, as they should.
+  constexpr int kModes[] = {O_WRONLY, O_RDONLY, O_RDWR};
+  for (int stream = 0; stream <= 2; ++stream) {
+    if (fcntl(stream, F_GETFD) == -1 && open("/dev/null", kModes[stream]) != stream) return 3;
+  }
   chromamba::app::install_signal_handlers();
   return chromamba::app::guarded_run(std::vector<std::string>(argv + 1, argv + argc));
 }

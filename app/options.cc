@@ -147,6 +147,11 @@ kernels::Backend choose_backend(const CommandLine& line) {
   throw UsageError("--device " + device + ": use auto, cpu or reference");
 }
 
+void note_iupac(const pipelines::GenomeInput& input, const pipelines::JobOptions& job) {
+  if (input.iupac_count() == 0) return;
+  job.note(pipelines::with_commas(input.iupac_count()) + " IUPAC codes read as N");
+}
+
 int64_t default_threads(const CommandLine& line) {
   if (!line.has("threads")) return pipelines::available_threads();
   const int64_t threads = parse_number(line.text("threads"), "threads", 1000);
@@ -158,6 +163,7 @@ int64_t default_threads(const CommandLine& line) {
 
 mamba::Model load_model(const CommandLine& line) {
   if (!line.has("model")) return mamba::Model::built_in();
+  if (line.text("model").empty()) throw UsageError("--model: an empty path");
   return mamba::Model(mamba::open_checkpoint(line.text("model")));
 }
 
@@ -175,11 +181,16 @@ pipelines::JobOptions job_options(const CommandLine& line, const Arguments& argu
   if (iupac != "n" && iupac != "error") throw UsageError("--iupac " + iupac + ": use n or error");
   job.input.iupac_error = iupac == "error";
   job.input.note = job.note;
+  pipelines::require_distinct_files(job, line.text("model"), outputs);
   job.strand = parse_strand(line.text("strand"));
   const std::string context = line.text("left-context");
   job.left_context.full = context == "full";
   if (!job.left_context.full) {
-    job.left_context.bases = parse_number(context, "left-context", 1000);
+    try {
+      job.left_context.bases = parse_number(context, "left-context", 1000);
+    } catch (const UsageError&) {
+      throw UsageError("--left-context " + context + ": a number of bases, or full");
+    }
   }
   job.backend = choose_backend(line);
   job.threads = static_cast<int>(default_threads(line));
@@ -193,6 +204,7 @@ pipelines::JobOptions job_options(const CommandLine& line, const Arguments& argu
   job.version = kVersion;
   job.command = arguments.command_line;
   job.stop = stop_signal();
+  job.input.stop = job.stop;
   if (line.has("tmp-dir")) {
     job.input.scratch_folder = line.text("tmp-dir");
   } else if (!outputs.empty() && outputs.front() != "-") {

@@ -48,6 +48,9 @@ void add_machine_group(CommandLine& line);
 pipelines::JobOptions job_options(const CommandLine& line, const Arguments& arguments,
                                   const std::vector<std::string>& outputs);
 
+// Says how many IUPAC codes were read as N, if any were.
+void note_iupac(const pipelines::GenomeInput& input, const pipelines::JobOptions& job);
+
 // Applies --device and --simd, and says what the job will run on.
 kernels::Backend choose_backend(const CommandLine& line);
 

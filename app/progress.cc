@@ -15,10 +15,7 @@ namespace {
 
 volatile std::sig_atomic_t signal_received = 0;
 
-extern "C" void handle_signal(int number) {
-  signal_received = number;
-  std::signal(number, SIG_DFL);
-}
+extern "C" void handle_signal(int number) { signal_received = number; }
 
 double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -27,8 +24,19 @@ double now_seconds() {
 }  // namespace
 
 void install_signal_handlers() {
-  for (const int number : {SIGINT, SIGTERM, SIGHUP}) std::signal(number, handle_signal);
-  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is a write error with a message
+  // The handler runs once (a second signal ends the program at once) and does not restart a wait for
+  // input, which then sees that it should stop. What the caller ignores (nohup) stays ignored.
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction action {};
+    if (sigaction(number, nullptr, &action) == 0 && action.sa_handler == SIG_IGN) continue;
+    action = {};
+    action.sa_handler = handle_signal;
+    action.sa_flags = SA_RESETHAND;
+    sigaction(number, &action, nullptr);
+  }
+  // A closed pipe and a file at its size limit are write errors, with a message.
+  std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
 }
 
 pipelines::StopSignal stop_signal() { return &signal_received; }
@@ -47,6 +55,11 @@ std::string short_count(double value) {
 }
 
 std::string clock_time(double seconds) {
+  if (seconds < 59.5) {
+    char text[32];
+    std::snprintf(text, sizeof text, seconds < 9.95 ? "%.1f s" : "%.0f s", seconds);
+    return text;
+  }
   const auto whole = static_cast<int64_t>(std::ceil(seconds));
   char text[32];
   if (whole >= 3600) {

@@ -47,7 +47,7 @@ class Progress {
 
 // "12.3 k" of 12,345: a rate for reading.
 std::string short_count(double value);
-// "1:02:03" or "4:05".
+// "2.4 s", "31 s", "4:05" or "1:02:03".
 std::string clock_time(double seconds);
 
 }  // namespace chromamba::app

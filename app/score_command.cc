@@ -73,9 +73,6 @@ int score_command(const Arguments& arguments) {
 
   const mamba::Model model = load_model(line);
   pipelines::GenomeInput input(options.job.input);
-  if (input.iupac_count() > 0) {
-    options.job.note(pipelines::with_commas(input.iupac_count()) + " IUPAC codes read as N");
-  }
   Progress progress("scored", line.has("quiet"));
   options.job.bases_done = progress.counter();
   options.job.started = [&](int64_t bases) {
@@ -86,6 +83,7 @@ int score_command(const Arguments& arguments) {
   };
   const pipelines::ScoreResult result = pipelines::run_score(options, model, input);
   progress.stop();
+  note_iupac(input, options.job);
   print_summary(result, options);
   return 0;
 }

@@ -50,6 +50,7 @@ FastaReader::FastaReader(const std::string& path, FastaOptions options)
       buffer_(static_cast<size_t>(kBufferBytes)) {}
 
 bool FastaReader::refill() {
+  if (options_.poll) options_.poll();
   buffer_position_ = 0;
   buffer_end_ = stream_->read(buffer_.data(), kBufferBytes);
   return buffer_end_ > 0;

@@ -17,6 +17,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -28,9 +29,10 @@
 namespace chromamba::io {
 
 struct FastaOptions {
-  bool iupac_error = false;  // refuse IUPAC codes instead of reading N
-  int threads = 1;           // that inflate bgzip blocks; plain and gzip input ignore it
-  std::string display_name;  // for messages; empty: the path, or "standard input"
+  bool iupac_error = false;    // refuse IUPAC codes instead of reading N
+  int threads = 1;             // that inflate bgzip blocks; plain and gzip input ignore it
+  std::string display_name;    // for messages; empty: the path, or "standard input"
+  std::function<void()> poll;  // called once a block; may throw to stop the reading
 };
 
 class FastaReader {

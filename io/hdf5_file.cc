@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <hdf5.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -49,20 +48,30 @@ class Handle {
   }
   hid_t get() const { return id_; }
   bool valid() const { return id_ >= 0; }
-  // The identifier stays owned (and is tried again in the destructor) when closing fails.
+  // False when closing failed. The identifier is let go either way: trying again can crash HDF5.
   bool close() {
-    if (id_ < 0) return true;
-    if (closer_(id_) < 0) return false;
-    id_ = H5I_INVALID_HID;
-    return true;
+    const hid_t id = std::exchange(id_, H5I_INVALID_HID);
+    return id < 0 || closer_(id) >= 0;
   }
+  // Lets the identifier go without closing it.
+  void leak() { id_ = H5I_INVALID_HID; }
 
  private:
   hid_t id_ = H5I_INVALID_HID;
   Closer closer_ = nullptr;
 };
 
-void silence_hdf5() { (void)H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
+// A thread-safe build of HDF5 keeps one error stack, and one switch for printing it, a thread: this is
+// called on every entry.
+void silence_hdf5() {
+  // What abandon() leaks must not be closed at exit; the library asks to be told before anything else.
+  static const herr_t no_cleanup_at_exit = H5dont_atexit();
+  (void)no_cleanup_at_exit;
+  thread_local bool silent = false;
+  if (silent) return;
+  (void)H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+  silent = true;
+}
 
 // The innermost cause that HDF5 recorded. The file driver puts errno's text into its description.
 std::string hdf5_cause() {
@@ -144,18 +153,25 @@ struct Hdf5File::Impl {
   static std::unique_ptr<Impl> make(const std::string& path);
   static std::unique_ptr<Impl> open_existing(const std::string& path, bool writable);
 
-  // Writes must never fail again: HDF5 1.10 keeps a file whose flush failed open and tries it over
-  // and over, at exit too. From here on the file's descriptor leads to anonymous memory, where the
-  // little that HDF5 still holds (caches) goes.
+  // After a failed write, HDF5 1.10 cannot be asked to close anything of the file: it retries the
+  // write over and over (at exit too), and follows objects that a failed close has freed. So what is
+  // open is leaked, on purpose, and the descriptor is turned to /dev/null: the disk space comes back
+  // as soon as the file is removed.
   void abandon() {
     if (failed || !file.valid()) return;
     failed = true;
+    if (!writable) return;
     void* driver_handle = nullptr;
-    if (!writable || H5Fget_vfd_handle(file.get(), H5P_DEFAULT, &driver_handle) < 0) return;
-    const int nowhere = memfd_create("chromamba-abandoned", MFD_CLOEXEC);
-    if (nowhere < 0) return;
-    (void)dup2(nowhere, *static_cast<int*>(driver_handle));
-    (void)::close(nowhere);
+    if (H5Fget_vfd_handle(file.get(), H5P_DEFAULT, &driver_handle) >= 0) {
+      const int nowhere = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+      if (nowhere >= 0) {
+        (void)dup2(nowhere, *static_cast<int*>(driver_handle));
+        (void)::close(nowhere);
+      }
+    }
+    for (OpenDataset& at : datasets) at.id.leak();
+    datasets.clear();
+    file.leak();
   }
 
   [[noreturn]] void fail(const std::string& what) {
@@ -172,8 +188,9 @@ struct Hdf5File::Impl {
     return {id, closer};
   }
   void require_open() const {
-    if (!file.valid()) throw InternalError(path + " is used after it was closed");
+    silence_hdf5();
     if (failed) throw ResourceError("cannot go on with " + path + ": an earlier write failed");
+    if (!file.valid()) throw InternalError(path + " is used after it was closed");
   }
   void require_writable() const {
     require_open();
@@ -197,19 +214,21 @@ struct Hdf5File::Impl {
 };
 
 std::string Hdf5File::Impl::close_all() {
+  silence_hdf5();
   std::string cause;
   const auto note = [&](bool good) {
     if (good) return;
     if (cause.empty()) cause = hdf5_cause();
     abandon();
   };
-  for (OpenDataset& at : datasets) note(at.id.close());
-  datasets.clear();  // tries again where closing failed, now without consequence
+  // Flushed first, so that a full disk shows before anything is closed.
   if (writable && !failed) note(H5Fflush(file.get(), H5F_SCOPE_GLOBAL) >= 0);
-  if (!file.close()) {
-    note(false);
-    (void)file.close();
+  while (!datasets.empty()) {
+    Handle dataset = std::move(datasets.back().id);
+    datasets.pop_back();
+    note(dataset.close());
   }
+  note(file.close());
   return cause;
 }
 
@@ -495,6 +514,8 @@ void Hdf5File::create_dataset(const std::string& path, int64_t rows, int64_t col
   const Handle properties =
       self.own(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "prepare dataset", path);
   self.check(H5Pset_chunk(properties.get(), rank, chunk), "set the chunks of", path);
+  // A time stamp would make two runs with the same result differ.
+  self.check(H5Pset_obj_track_times(properties.get(), false), "prepare dataset", path);
   if (deflate_level > 0) {
     self.check(H5Pset_shuffle(properties.get()), "set shuffle for", path);
     self.check(H5Pset_deflate(properties.get(), static_cast<unsigned>(deflate_level)),
@@ -754,12 +775,11 @@ void Hdf5File::flush() {
 
 void Hdf5File::close() {
   Impl& self = *impl_;
-  if (!self.file.valid()) return;
-  const bool failed_before = self.failed;
-  const std::string cause = self.close_all();
-  if (failed_before) {
+  if (self.failed) {
     throw ResourceError("cannot finish " + self.path + ": an earlier write failed");
   }
+  if (!self.file.valid()) return;
+  const std::string cause = self.close_all();
   if (!cause.empty()) {
     if (self.writable) throw ResourceError("cannot finish writing " + self.path + ": " + cause);
     throw DataError(self.path + ": cannot be closed: " + cause);

@@ -62,6 +62,23 @@ std::string folder_of(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
+bool is_special_file(const std::string& path) {
+  struct stat status {};
+  return stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode);
+}
+
+bool same_file(const std::string& a, const std::string& b) {
+  struct stat status_a {};
+  struct stat status_b {};
+  if (stat(a.c_str(), &status_a) == 0 && stat(b.c_str(), &status_b) == 0) {
+    return status_a.st_dev == status_b.st_dev && status_a.st_ino == status_b.st_ino;
+  }
+  std::error_code ignored;
+  namespace fs = std::filesystem;
+  return fs::weakly_canonical(fs::absolute(a, ignored), ignored) ==
+         fs::weakly_canonical(fs::absolute(b, ignored), ignored);
+}
+
 int64_t free_disk_bytes(const std::string& folder) {
   struct statvfs status {};
   if (statvfs(folder.c_str(), &status) != 0) {
@@ -208,7 +225,8 @@ bool is_read_once(const std::string& path) {
   return S_ISFIFO(status.st_mode) || S_ISSOCK(status.st_mode) || S_ISCHR(status.st_mode);
 }
 
-InputSpool::InputSpool(const std::string& folder, const std::string& input)
+InputSpool::InputSpool(const std::string& folder, const std::string& input,
+                       const std::function<void()>& poll)
     : descriptor_(open_unlinked(folder)) {
   const bool standard = input == "-";
   const std::string name = standard ? "standard input" : input;
@@ -226,6 +244,7 @@ InputSpool::InputSpool(const std::string& folder, const std::string& input)
     }
     std::vector<char> block(size_t{1} << 20);
     for (;;) {
+      if (poll) poll();
       const ssize_t got = ::read(source, block.data(), block.size());
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) throw DataError(name + ": cannot be read: " + cause());

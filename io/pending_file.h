@@ -2,12 +2,20 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 namespace chromamba::io {
 
 // The folder that holds path: "a/b.h5" -> "a", "b.h5" -> ".", "/b" -> "/".
 std::string folder_of(const std::string& path);
+
+// True for what exists and is neither a regular file nor a folder: a pipe, a device.
+bool is_special_file(const std::string& path);
+
+// True when both paths are one file, whatever links and dots they contain. Paths that do not exist
+// yet are compared by name.
+bool same_file(const std::string& a, const std::string& b);
 
 // Bytes that this user may still write in the file system of folder. Quotas are not seen.
 // ResourceError when the folder does not exist.
@@ -70,7 +78,9 @@ bool is_read_once(const std::string& path);
 // as the object lives. Reads to the end of the input in the constructor.
 class InputSpool {
  public:
-  explicit InputSpool(const std::string& folder, const std::string& input = "-");
+  // `poll` is called before every block, and when a signal ends the wait for one; it may throw.
+  explicit InputSpool(const std::string& folder, const std::string& input = "-",
+                      const std::function<void()>& poll = {});
   ~InputSpool();
   InputSpool(InputSpool&& other) noexcept;
   InputSpool& operator=(InputSpool&& other) noexcept;

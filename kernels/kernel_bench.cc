@@ -235,6 +235,7 @@ MachineCeilings measure_ceilings(int threads) {
     std::vector<std::thread> workers;
     const Clock::time_point stop = Clock::now() + std::chrono::duration_cast<Clock::duration>(
                                                       std::chrono::duration<double>(kSeconds));
+    workers.reserve(rates.size());
     for (double& slot : rates) {
       workers.emplace_back([&] { slot = rate([&] { return Clock::now() < stop; }); });
     }

@@ -250,6 +250,7 @@ EmbedResult run_embed(const EmbedOptions& options, const mamba::Model& model, Ge
   result.stats = stream_passes(
       engine, model, input.passes(options.job.strand, options.job.left_context),
       [&](const Part& part) { writer.consume(part); }, stream);
+  throw_if_stopped(options.job.stop);
   writer.finish();
   file.commit();
   result.overflowed = writer.overflowed();

@@ -25,6 +25,7 @@ GenomeInput::GenomeInput(InputOptions options)
   io::FastaOptions fasta;
   fasta.iupac_error = options_.iupac_error;
   fasta.threads = options_.threads;
+  fasta.poll = [stop = options_.stop] { throw_if_stopped(stop); };
   const bool wants_regions = !options_.regions.empty() || !options_.regions_bed.empty();
   if (io::is_read_once(options_.path)) {
     if (options_.path == "-") display_name_ = "standard input";
@@ -33,7 +34,7 @@ GenomeInput::GenomeInput(InputOptions options)
                        " can be read only once");
     }
     fasta.display_name = display_name_;
-    spool_.emplace(options_.scratch_folder, options_.path);
+    spool_.emplace(options_.scratch_folder, options_.path, fasta.poll);
     path_ = spool_->path();
   }
   if (wants_regions) {

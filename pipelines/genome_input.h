@@ -28,6 +28,7 @@ struct InputOptions {
   int threads = 1;
   std::string scratch_folder = ".";  // for spools; used only where the input cannot be sought in
   Note note;
+  StopSignal stop = nullptr;  // asked while the input is read the first time
 };
 
 class GenomeInput {
@@ -42,7 +43,8 @@ class GenomeInput {
   // What is wanted: the regions in the order given, or every contig as a whole.
   const std::vector<io::Region>& regions() const { return regions_; }
   bool whole_contigs() const { return index_ == nullptr; }
-  int64_t iupac_count() const { return iupac_; }
+  // IUPAC codes read as N: in the whole file, or with regions in the bases that were read so far.
+  int64_t iupac_count() const { return whole_contigs() ? iupac_ : index_->iupac_count(); }
 
   // Bases wanted, and bases the model has to read for them (left context, both strands).
   int64_t bases_wanted() const;

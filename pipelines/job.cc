@@ -31,6 +31,25 @@ int64_t needed_bytes(const JobOptions& options, const mamba::Model& model,
 
 }  // namespace
 
+void require_distinct_files(const JobOptions& options, const std::string& model,
+                            const std::vector<std::string>& outputs) {
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const std::string& output = outputs[i];
+    if (io::is_special_file(output)) continue;  // /dev/null may be given as often as one likes
+    for (const std::string* input : {&options.input.path, &options.input.regions_bed, &model}) {
+      if (!input->empty() && *input != "-" && io::same_file(output, *input)) {
+        throw UsageError("-o " + output + ": is an input of this run; give another name");
+      }
+    }
+    for (size_t k = 0; k < i; ++k) {
+      if (io::same_file(output, outputs[k])) {
+        throw UsageError("-o " + outputs[k] + " and -o " + output +
+                         " are the same file; give each output a name of its own");
+      }
+    }
+  }
+}
+
 void require_disk(const std::vector<DiskNeed>& needs) {
   // Folders of one file system share its free space.
   std::map<dev_t, DiskNeed> by_device;
@@ -98,7 +117,8 @@ std::vector<std::pair<std::string, std::string>> provenance(const JobOptions& op
 std::vector<std::string> provenance_lines(
     const std::vector<std::pair<std::string, std::string>>& provenance) {
   std::vector<std::string> lines;
-  for (const auto& [name, value] : provenance) lines.push_back(name + ": " + value);
+  lines.reserve(provenance.size());
+  for (const auto& [name, value] : provenance) lines.emplace_back(name).append(": ").append(value);
   return lines;
 }
 

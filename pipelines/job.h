@@ -34,6 +34,11 @@ struct JobOptions {
   std::function<void(int64_t bases_to_read)> started;
 };
 
+// UsageError when an output is one of the inputs (the sequence, the regions, the model), or two
+// outputs are one file: a job must not overwrite what it reads, nor itself.
+void require_distinct_files(const JobOptions& options, const std::string& model,
+                            const std::vector<std::string>& outputs);
+
 // Space a job takes in a folder.
 struct DiskNeed {
   std::string folder;

@@ -342,7 +342,7 @@ int64_t output_bytes(const ScoreOutput& output, const ScoreOptions& options,
 void check_disk(const ScoreOptions& options, const GenomeInput& input) {
   std::vector<DiskNeed> needs;
   for (const ScoreOutput& output : options.outputs) {
-    if (output.path == "-") continue;
+    if (output.path == "-" || io::is_special_file(output.path)) continue;
     needs.push_back({io::folder_of(output.path), output_bytes(output, options, input)});
   }
   if (options.job.strand != StrandChoice::forward) {
@@ -444,6 +444,7 @@ ScoreResult run_score(const ScoreOptions& options, const mamba::Model& model, Ge
       engine, model, input.passes(options.job.strand, options.job.left_context),
       [&](const Part& part) { collector.consume(part); }, stream);
   collector.finish();
+  throw_if_stopped(options.job.stop);
   for (const RegionSummary& region : result.regions) {
     add_summary(result.total.forward, region.forward);
     add_summary(result.total.reverse, region.reverse);
