@@ -80,7 +80,7 @@ int embed_command(const Arguments& arguments) {
   progress.stop();
   note_iupac(input, options.job);
   if (result.overflowed > 0) {
-    options.job.note("warning: " + pipelines::with_commas(result.overflowed) +
+    options.job.warn(pipelines::with_commas(result.overflowed) +
                      " values are beyond f16 and were written as infinity; use --dtype-out f32");
   }
   const pipelines::StreamStats& stats = result.stats;

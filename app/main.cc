@@ -7,6 +7,7 @@
 #include <iostream>
 #include <new>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "app/commands.h"
@@ -113,6 +114,9 @@ int guarded_run(const std::vector<std::string>& words) {
     return 3;
   } catch (const std::bad_alloc&) {
     print_error("error: ", "out of memory; lower --chunk-size or --threads");
+    return 3;
+  } catch (const std::system_error& error) {  // a thread that the system would not start
+    print_error("error: ", std::string(error.what()) + "; lower --threads, or raise the limits");
     return 3;
   } catch (const std::exception& error) {
     print_error("internal error (please report it): ", error.what());

@@ -132,7 +132,8 @@ void add_machine_group(CommandLine& line) {
       "tmp-dir", po::value<std::string>()->value_name("DIR"),
       "where reverse strands and standard input wait (default: beside the first output)")(
       "simd", po::value<std::string>()->default_value("auto")->value_name("SET"),
-      "CPU instruction set: auto, avx512, avx2, sse4")("quiet,q", "no progress, no summary");
+      "CPU instruction set: auto, avx512, avx2, sse4")(
+      "quiet,q", "no progress, no summary; warnings and errors only");
 }
 
 kernels::Backend choose_backend(const CommandLine& line) {
@@ -149,7 +150,7 @@ kernels::Backend choose_backend(const CommandLine& line) {
 
 void note_iupac(const pipelines::GenomeInput& input, const pipelines::JobOptions& job) {
   if (input.iupac_count() == 0) return;
-  job.note(pipelines::with_commas(input.iupac_count()) + " IUPAC codes read as N");
+  job.warn(pipelines::with_commas(input.iupac_count()) + " IUPAC codes read as N");
 }
 
 int64_t default_threads(const CommandLine& line) {
@@ -174,6 +175,7 @@ pipelines::JobOptions job_options(const CommandLine& line, const Arguments& argu
   job.note = [quiet](const std::string& text) {
     if (!quiet) std::cerr << "chromamba: " << text << '\n';
   };
+  job.warn = [](const std::string& text) { std::cerr << "chromamba: warning: " << text << '\n'; };
   job.input.path = line.texts("input").front();
   job.input.regions = line.texts("regions");
   job.input.regions_bed = line.text("regions-file");
@@ -197,7 +199,10 @@ pipelines::JobOptions job_options(const CommandLine& line, const Arguments& argu
   job.input.threads = std::min(job.threads, 2);  // more than keeps ahead of any model
   if (line.has("chunk-size")) {
     job.chunk_size = parse_number(line.text("chunk-size"), "chunk-size", 1000);
-    if (job.chunk_size < 1) throw UsageError("--chunk-size 0: at least 1 base");
+    constexpr int64_t kLargestChunk = int64_t{1} << 31;
+    if (job.chunk_size < 1 || job.chunk_size > kLargestChunk) {
+      throw UsageError("--chunk-size " + line.text("chunk-size") + ": 1 to 2,147,483,648 bases");
+    }
   }
   job.memory = parse_number(line.text("memory"), "memory", 1024);
   job.no_version = line.has("no-version");

@@ -13,9 +13,9 @@
 namespace chromamba::app {
 namespace {
 
-volatile std::sig_atomic_t signal_received = 0;
+std::atomic<int> signal_received{0};
 
-extern "C" void handle_signal(int number) { signal_received = number; }
+extern "C" void handle_signal(int number) { signal_received.store(number); }
 
 double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();

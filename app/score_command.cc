@@ -4,6 +4,7 @@
 #include "kernels/base/error.h"
 #include "pipelines/score.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 
@@ -61,6 +62,11 @@ int score_command(const Arguments& arguments) {
 
   pipelines::ScoreOptions options;
   std::vector<std::string> paths = line.texts("output");
+  // Renaming a file over /dev/stdout would replace what the caller appends to.
+  std::replace(paths.begin(), paths.end(), std::string("/dev/stdout"), std::string("-"));
+  if (line.has("output-type") && paths.size() > 1) {
+    throw UsageError("-O names the kind of one output, and there are several -o; use suffixes");
+  }
   if (paths.empty()) paths.emplace_back("-");
   options.job = job_options(line, arguments, paths);
   for (const std::string& path : paths) {

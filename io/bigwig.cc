@@ -42,8 +42,8 @@ constexpr size_t kNodeChildren = 256;
 constexpr int64_t kFirstZoom = 32;
 constexpr int64_t kZoomStep = 4;
 constexpr int kMostZooms = 10;
-// Level 6 is zlib's default balance.
-constexpr int kDeflateLevel = 6;
+// Log-likelihoods barely compress; the fastest level leaves the cores to the model.
+constexpr int kDeflateLevel = 1;
 
 // Bytes in the order of the machine, which is little-endian on every target; the magic numbers
 // tell readers.

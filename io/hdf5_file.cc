@@ -211,6 +211,8 @@ struct Hdf5File::Impl {
   void write_whole(const std::string& dataset_path, hid_t type, size_t n, const void* values);
   Handle open_column(const std::string& dataset_path, size_t& n);
   Handle link_properties();
+  // Of a new dataset, without a time stamp: that would make two runs with the same result differ.
+  Handle dataset_properties(const std::string& dataset_path);
 };
 
 std::string Hdf5File::Impl::close_all() {
@@ -511,11 +513,8 @@ void Hdf5File::create_dataset(const std::string& path, int64_t rows, int64_t col
 
   const Handle space =
       self.own(H5Screate_simple(rank, shape, nullptr), H5Sclose, "make the shape of", path);
-  const Handle properties =
-      self.own(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "prepare dataset", path);
+  const Handle properties = self.dataset_properties(path);
   self.check(H5Pset_chunk(properties.get(), rank, chunk), "set the chunks of", path);
-  // A time stamp would make two runs with the same result differ.
-  self.check(H5Pset_obj_track_times(properties.get(), false), "prepare dataset", path);
   if (deflate_level > 0) {
     self.check(H5Pset_shuffle(properties.get()), "set shuffle for", path);
     self.check(H5Pset_deflate(properties.get(), static_cast<unsigned>(deflate_level)),
@@ -683,6 +682,12 @@ void Hdf5File::read_rows(const std::string& path, int64_t first_row, int64_t n_r
   });
 }
 
+Handle Hdf5File::Impl::dataset_properties(const std::string& dataset_path) {
+  Handle properties = own(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "prepare dataset", dataset_path);
+  check(H5Pset_obj_track_times(properties.get(), false), "prepare dataset", dataset_path);
+  return properties;
+}
+
 void Hdf5File::Impl::write_whole(const std::string& dataset_path, hid_t type, size_t n,
                                  const void* values) {
   require_writable();
@@ -692,8 +697,9 @@ void Hdf5File::Impl::write_whole(const std::string& dataset_path, hid_t type, si
   const hsize_t shape = n;
   const Handle space =
       own(H5Screate_simple(1, &shape, nullptr), H5Sclose, "make the shape of", dataset_path);
+  const Handle properties = dataset_properties(dataset_path);
   Handle column = own(H5Dcreate2(file.get(), dataset_path.c_str(), type, space.get(),
-                                 link_properties().get(), H5P_DEFAULT, H5P_DEFAULT),
+                                 link_properties().get(), properties.get(), H5P_DEFAULT),
                       H5Dclose, "make dataset", dataset_path);
   if (n > 0) {
     check(H5Dwrite(column.get(), type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values), "write dataset",

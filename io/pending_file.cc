@@ -100,13 +100,17 @@ PendingFile::PendingFile(std::string final_path)
     temporary_path_ = final_path_;
     return;
   }
+  // Links are followed one by one, so that one whose target does not exist yet leads there too.
   std::error_code error;
-  if (std::filesystem::is_symlink(final_path_, error)) {
-    target_path_ = std::filesystem::weakly_canonical(final_path_, error).string();
-    if (error) {
+  constexpr int kMaxLinks = 40;  // as Linux follows
+  for (int links = 0; std::filesystem::is_symlink(target_path_, error); ++links) {
+    const std::filesystem::path next = std::filesystem::read_symlink(target_path_, error);
+    if (error || links == kMaxLinks) {
       throw ResourceError("cannot write output " + final_path_ +
-                          ": the symbolic link cannot be followed: " + error.message());
+                          ": the symbolic link cannot be followed");
     }
+    target_path_ =
+        next.is_absolute() ? next.string() : folder_of(target_path_) + "/" + next.string();
   }
   const std::string folder = folder_of(target_path_);
   // A file name may have 255 bytes; this leaves room for the pid and the counter.
@@ -138,6 +142,7 @@ PendingFile::PendingFile(PendingFile&& other) noexcept
     : final_path_(std::move(other.final_path_)),
       target_path_(std::move(other.target_path_)),
       temporary_path_(std::move(other.temporary_path_)),
+      synced_(other.synced_),
       direct_(other.direct_),
       open_(std::exchange(other.open_, false)) {}
 
@@ -148,6 +153,7 @@ PendingFile& PendingFile::operator=(PendingFile&& other) noexcept {
     target_path_ = std::move(other.target_path_);
     temporary_path_ = std::move(other.temporary_path_);
     direct_ = other.direct_;
+    synced_ = other.synced_;
     open_ = std::exchange(other.open_, false);
   }
   return *this;
@@ -158,8 +164,8 @@ void PendingFile::discard() noexcept {
   open_ = false;
 }
 
-void PendingFile::commit() {
-  if (direct_) return;
+void PendingFile::sync() {
+  if (direct_ || synced_) return;
   if (!open_) throw InternalError("output " + final_path_ + " was committed twice");
   const int descriptor = open(temporary_path_.c_str(), O_RDONLY | O_CLOEXEC);
   const bool synced = descriptor >= 0 && fsync(descriptor) == 0;
@@ -168,6 +174,13 @@ void PendingFile::commit() {
   if (!synced) {
     throw ResourceError("cannot finish output " + final_path_ + ": " + sync_cause);
   }
+  synced_ = true;
+}
+
+void PendingFile::commit() {
+  if (direct_) return;
+  sync();
+  if (!open_) throw InternalError("output " + final_path_ + " was committed twice");
   if (rename(temporary_path_.c_str(), target_path_.c_str()) != 0) {
     throw ResourceError("cannot rename " + temporary_path_ + " to " + final_path_ + ": " + cause());
   }

@@ -38,7 +38,10 @@ class PendingFile {
   const std::string& temporary_path() const { return temporary_path_; }
   const std::string& final_path() const { return final_path_; }
 
-  // Call after the writer closed the file: fsync, rename, fsync of the folder.
+  // Call after the writer closed the file. sync() does what can fail of commit(), so that a job with
+  // several outputs syncs all before the first appears under its name.
+  void sync();
+  // sync(), rename, fsync of the folder.
   void commit();
 
  private:
@@ -47,6 +50,7 @@ class PendingFile {
   std::string final_path_;
   std::string target_path_;  // final_path_ with links resolved
   std::string temporary_path_;
+  bool synced_ = false;
   bool direct_ = false;  // temporary_path_ is the real, non-regular file
   bool open_ = false;    // there is a temporary file to commit or remove
 };

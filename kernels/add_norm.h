@@ -5,7 +5,8 @@
 //   LayerNorm  out = (residual - mean) / sqrt(var + eps) · weight + bias         (Ba et al. 2016)
 //
 // Shapes   hidden_LD, residual_LD, out_LD [L, D] f32, rows contiguous; weight_D, bias_D [D].
-//          hidden may be null (nothing is added); bias may be null. out may not alias residual.
+//          hidden may be null (nothing is added); bias may be null. out may be hidden, and may not
+//          be residual.
 // Cost     about 5·D flops and 16·D bytes a base (read hidden and residual, write residual and out).
 // Split    rows are independent; one call does its rows in order.
 // Numerics f32; the sum over D runs in SIMD lanes, so its rounding depends on the instruction set but

@@ -71,7 +71,10 @@ void AddNorm(const AddNormArgs& args) {
       }
       variance = hn::GetLane(hn::SumOfLanes(d, deviations)) * inverse_width;
     }
-    const V scale = hn::Set(d, 1.0F / std::sqrt(variance + args.eps));
+    // Squares that overflow must not pass as a scale of zero: what comes out is not a number then.
+    const float deviation =
+        std::isfinite(variance) ? std::sqrt(variance + args.eps) : std::nanf("");
+    const V scale = hn::Set(d, 1.0F / deviation);
     const V vmean = hn::Set(d, mean);
     for (i = 0; i < width; i += lanes) {
       const int64_t n = width - i < lanes ? width - i : lanes;

@@ -64,8 +64,8 @@ HWY_INLINE V exp2_fraction(D d, V f) {
 }
 
 // polynomial · 2^n, where `shifted` is n + kRoundMagic and `rounded` is n. AVX-512 has an instruction
-// for it, which underflows to zero; elsewhere n is added to the exponent's bits, held at -126.
-template <class D, class V = hn::Vec<D>>
+// for it, which underflows to zero; elsewhere n is added to the exponent's bits, guarded at -126.
+template <bool kGuarded, class D, class V = hn::Vec<D>>
 HWY_INLINE V scale_by_power(D d, V polynomial, V shifted, V rounded) {
 #if HWY_TARGET == HWY_AVX3
   (void)d;
@@ -74,8 +74,8 @@ HWY_INLINE V scale_by_power(D d, V polynomial, V shifted, V rounded) {
 #else
   (void)rounded;
   const hn::RebindToSigned<D> di;
-  const V clamped = hn::Max(shifted, hn::Set(d, kRoundMagic - 126.0F));
-  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(di, clamped));
+  if (kGuarded) shifted = hn::Max(shifted, hn::Set(d, kRoundMagic - 126.0F));
+  const auto exponent = hn::ShiftLeft<23>(hn::BitCast(di, shifted));
   return hn::BitCast(d, hn::Add(hn::BitCast(di, polynomial), exponent));
 #endif
 }
@@ -83,9 +83,13 @@ HWY_INLINE V scale_by_power(D d, V polynomial, V shifted, V rounded) {
 // a·b as an exponent: 2^(a·b) for a·b <= 126; values below 2^-126 come out as at most about
 // 2^-126, which is zero to any sum they enter. a·b is never rounded: its fraction is taken with one
 // fused operation.
-// Beyond kExp2Range that fraction is rounding noise, which kGuarded bounds, at two operations more;
-// inside the range both give the same bits.
+// Beyond ±kExp2Range only the guarded form is right, at two or three operations more; inside both
+// give the same bits.
+#if HWY_TARGET == HWY_AVX3
 constexpr float kExp2Range = 2097152.0F;  // 2^21: a·b + kRoundMagic still counts in halves
+#else
+constexpr float kExp2Range = 125.0F;  // the exponent fits its bits without a clamp
+#endif
 
 template <bool kGuarded, class D, class V = hn::Vec<D>>
 HWY_INLINE V exp2_product(D d, V a, V b) {
@@ -94,7 +98,7 @@ HWY_INLINE V exp2_product(D d, V a, V b) {
   const V rounded = hn::Sub(shifted, magic);
   V fraction = hn::MulSub(a, b, rounded);
   if (kGuarded) fraction = hn::Min(hn::Max(fraction, hn::Set(d, -0.5F)), hn::Set(d, 0.5F));
-  return scale_by_power(d, exp2_fraction(d, fraction), shifted, rounded);
+  return scale_by_power<kGuarded>(d, exp2_fraction(d, fraction), shifted, rounded);
 }
 
 // exp(x) for x <= 87; what is smaller than 2^-126 comes out as that or as 0.
@@ -107,7 +111,7 @@ HWY_INLINE V exp_clamped(D d, V x) {
   const V rounded = hn::Sub(shifted, magic);
   V fraction = hn::MulSub(bounded, hn::Set(d, kLog2E), rounded);
   fraction = hn::MulAdd(bounded, hn::Set(d, 1.925963033e-8F), fraction);  // log2(e) - kLog2E
-  return scale_by_power(d, exp2_fraction(d, fraction), shifted, rounded);
+  return scale_by_power<true>(d, exp2_fraction(d, fraction), shifted, rounded);
 }
 
 // x / (1 + exp(-x)).

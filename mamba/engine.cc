@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <climits>
+#include <cmath>
 #include <condition_variable>
 #include <exception>
 #include <functional>
@@ -160,7 +161,6 @@ class Engine::Impl {
       const int64_t row_block = kTileRows * model.config().d_model;
       worker.residual.assign(static_cast<size_t>(row_block), 0.0F);
       worker.hidden.assign(static_cast<size_t>(row_block), 0.0F);
-      worker.normed.assign(static_cast<size_t>(row_block), 0.0F);
       worker.logits.assign(static_cast<size_t>(kTileRows * model.config().vocab_size), 0.0F);
       worker.workspace.assign(static_cast<size_t>(mixer_workspace(model)), 0.0F);
       worker.targets.resize(kTileRows);
@@ -183,7 +183,7 @@ class Engine::Impl {
     return state;
   }
 
-  void forward(std::span<Chunk> chunks) {
+  void forward(std::span<Chunk> chunks, const std::function<void()>& poll) {
     const auto n_layer = static_cast<int64_t>(model_.blocks().size());
     std::vector<Tile> tiles;
     std::vector<std::unique_ptr<Tickets>> tickets;
@@ -214,6 +214,7 @@ class Engine::Impl {
       try {
         // Tiles are taken in order, so the tile that all others may wait for is always running.
         for (size_t i = next.fetch_add(1); i < tiles.size(); i = next.fetch_add(1)) {
+          if (poll) poll();
           const Tile& tile = tiles[i];
           run_tile(workers_[static_cast<size_t>(worker)], chunks[tile.chunk], tile,
                    *tickets[tile.chunk]);
@@ -236,8 +237,7 @@ class Engine::Impl {
   struct Worker {
     kernels::Exec exec;
     AlignedFloats residual;  // [T, D]
-    AlignedFloats hidden;    // [T, D]
-    AlignedFloats normed;    // [T, D]
+    AlignedFloats hidden;    // [T, D] a mixer's output, then its norm: the next one's input
     AlignedFloats logits;    // [T, V]
     AlignedFloats workspace;
     std::vector<int32_t> targets;
@@ -257,7 +257,7 @@ class Engine::Impl {
                                     .residual_LD = worker.residual.data() + offset,
                                     .weight_D = norm.weight.data(),
                                     .bias_D = norm.bias.empty() ? nullptr : norm.bias.data(),
-                                    .out_LD = worker.normed.data() + offset});
+                                    .out_LD = worker.hidden.data() + offset});
     copy_taps(chunk, tile, layer, worker.residual);
   }
 
@@ -297,7 +297,7 @@ class Engine::Impl {
       block.mixer->forward(worker.exec, {.tile_rows = kTileRows,
                                          .first = tile.first_row,
                                          .count = tile.count,
-                                         .input_LD = worker.normed.data(),
+                                         .input_LD = worker.hidden.data(),
                                          .out_LD = worker.hidden.data(),
                                          .workspace = worker.workspace.data(),
                                          .state = &chunk.state->layers[static_cast<size_t>(layer)],
@@ -307,7 +307,7 @@ class Engine::Impl {
     // (unused then) or the final one.
     add_norm(worker, model_.final_norm(), chunk, tile, last_layer);
     if (!wants_final) return;
-    copy_taps(chunk, tile, kFinalLayer, worker.normed);
+    copy_taps(chunk, tile, kFinalLayer, worker.hidden);
     if (wants_head) run_head(worker, chunk, tile);
   }
 
@@ -316,7 +316,7 @@ class Engine::Impl {
     kernels::linear(worker.exec, {.rows = kTileRows,
                                   .in_features = model_.config().d_model,
                                   .out_features = vocab,
-                                  .x = worker.normed.data(),
+                                  .x = worker.hidden.data(),
                                   .x_stride = model_.config().d_model,
                                   .weight_NK = model_.head_VD().data(),
                                   .y = worker.logits.data(),
@@ -337,6 +337,14 @@ class Engine::Impl {
                                             .logits_stride = vocab,
                                             .target_L = worker.targets.data(),
                                             .out_L = worker.log_p.data()});
+    for (int64_t i = 0; i < tile.count; ++i) {
+      if (worker.targets[static_cast<size_t>(i)] >= 0 &&
+          !std::isfinite(worker.log_p[static_cast<size_t>(i)])) {
+        throw DataError("model " + model_.name() + ": ln p of base " +
+                        std::to_string(chunk.state->position + tile.start + i + 2) +
+                        " of a sequence is not finite: its weights overflow 32-bit floats");
+      }
+    }
     const bool ends_chunk = tile.start + tile.count == chunk.length;
     if (chunk.log_likelihood_L != nullptr) {
       std::copy_n(worker.log_p.begin(), tile.count - (ends_chunk ? 1 : 0),
@@ -363,10 +371,12 @@ Engine::~Engine() = default;
 
 SequenceState Engine::new_sequence() const { return impl_->new_sequence(); }
 
-void Engine::forward(std::span<Chunk> chunks) { impl_->forward(chunks); }
+void Engine::forward(std::span<Chunk> chunks, const std::function<void()>& poll) {
+  impl_->forward(chunks, poll);
+}
 
 int64_t Engine::workspace_bytes(const Model& model, int threads) {
-  const int64_t rows = 3 * model.config().d_model + model.config().vocab_size;
+  const int64_t rows = 2 * model.config().d_model + model.config().vocab_size;
   return threads * 4 * (kTileRows * rows + Impl::mixer_workspace(model));
 }
 

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -61,8 +62,10 @@ class Engine {
   SequenceState new_sequence() const;
 
   // Computes the chunks (of different sequences) and advances their states. One caller at a time.
-  // When it throws, the states of this call's sequences are undefined.
-  void forward(std::span<Chunk> chunks);
+  // `poll`, if given, is called by any worker before each tile and may throw to stop. DataError when
+  // the model's weights make a log-likelihood that is not finite. When it throws, the states of this
+  // call's sequences are undefined. A sequence shorter than a tile costs the matrix products of one.
+  void forward(std::span<Chunk> chunks, const std::function<void()>& poll = {});
 
   // Bytes that workers hold besides the model: for planning.
   static int64_t workspace_bytes(const Model& model, int threads);

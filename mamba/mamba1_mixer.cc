@@ -48,9 +48,10 @@ LayerState Mamba1Mixer::zero_state() const {
           AlignedFloats(static_cast<size_t>(d_state_ * d_inner_), 0.0F)};
 }
 
-// xz [T, 2E], u' [T, E], x_proj's output [T, R + 2N], dt and then the scan's output [T, E].
+// xz [T, 2E], u' [T, E], x_proj's output [T, R + 2N]. Once the convolution has consumed u, its half of
+// xz takes dt and then the scan's output: a tile's activations must stay in the L2 cache.
 int64_t Mamba1Mixer::workspace_floats(int64_t tile_rows) const {
-  return tile_rows * (4 * d_inner_ + dt_rank_ + 2 * d_state_);
+  return tile_rows * (3 * d_inner_ + dt_rank_ + 2 * d_state_);
 }
 
 int64_t Mamba1Mixer::matmul_flops() const {
@@ -64,9 +65,8 @@ void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
   const int64_t narrow = dt_rank_ + 2 * d_state_;
   float* xz = call.workspace;
   float* u = xz + rows * wide;
-  float* dt = u + rows * d_inner_;
-  float* x_dbl =
-      dt + rows * d_inner_;  // [d, Bmat, Cmat], last because its width fits no cache line
+  float* dt = xz;                      // [T, E] with row stride 2E
+  float* x_dbl = u + rows * d_inner_;  // [d, Bmat, Cmat], last because its width fits no cache line
 
   kernels::linear(exec, {.rows = rows,
                          .in_features = d_model_,
@@ -106,9 +106,9 @@ void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
                          .x_stride = narrow,
                          .weight_NK = dt_proj_.data(),
                          .y = dt,
-                         .y_stride = d_inner_});
+                         .y_stride = wide});
 
-  float* dt_valid = dt + call.first * d_inner_;
+  float* dt_valid = dt + call.first * wide;
   call.gate->wait(CarryPart::ssm);
   kernels::selective_scan(exec, {.length = call.count,
                                  .channels = d_inner_,
@@ -116,7 +116,7 @@ void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
                                  .u_LE = u + call.first * d_inner_,
                                  .u_stride = d_inner_,
                                  .dt_LE = dt_valid,
-                                 .dt_stride = d_inner_,
+                                 .dt_stride = wide,
                                  .dt_bias_E = dt_bias_.data(),
                                  .A_NE = A_NE_.data(),
                                  .Bmat_LN = x_dbl + call.first * narrow + dt_rank_,
@@ -127,14 +127,14 @@ void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
                                  .z_stride = wide,
                                  .state_NE = call.state->ssm.data(),
                                  .out_LE = dt_valid,
-                                 .out_stride = d_inner_});
+                                 .out_stride = wide});
   call.gate->pass_on(CarryPart::ssm);
 
   kernels::linear(exec, {.rows = rows,
                          .in_features = d_inner_,
                          .out_features = d_model_,
                          .x = dt,
-                         .x_stride = d_inner_,
+                         .x_stride = wide,
                          .weight_NK = out_proj_.data(),
                          .bias_N = data_or_null(out_bias_),
                          .y = call.out_LD,

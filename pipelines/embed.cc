@@ -32,14 +32,13 @@ class EmbedWriter {
       : options_(options),
         input_(input),
         width_(model.config().d_model),
+        model_name_(model.name()),
         file_(io::Hdf5File::create(path)) {
     created_.resize(input.regions().size());
-    std::vector<std::pair<std::string, std::string>> pairs =
-        provenance(options.job, model, input.name());
-    pairs.emplace_back(
-        "layer", options.layer == mamba::kFinalLayer ? "final" : std::to_string(options.layer));
-    pairs.emplace_back("pooling", options.pooling == Pooling::mean ? "mean" : "none");
-    write_provenance(file_, pairs);
+    const std::string layer =
+        options.layer == mamba::kFinalLayer ? "final" : std::to_string(options.layer);
+    write_provenance(file_, provenance(options.job, model, input.name(), layer,
+                                       options.pooling == Pooling::mean ? "mean" : "none"));
     if (options.pooling == Pooling::mean) {
       for (const char* group : groups()) {
         file_.create_dataset(group, static_cast<int64_t>(input.regions().size()), width_,
@@ -52,15 +51,14 @@ class EmbedWriter {
 
   void consume(const Part& part) {
     const bool reverse = part.pass->strand == Strand::reverse;
-    for (const Segment& segment : part.pass->segments) {
+    for_each_overlap(part, [&](const Segment& segment) {
       const int64_t start = std::max(segment.start, part.start);
       const int64_t end = std::min(segment.end, part.start + part.length);
-      if (start >= end) continue;
       const auto region = static_cast<size_t>(segment.region);
       const float* rows = part.hidden_LD + (start - part.start) * width_;
       if (options_.pooling == Pooling::none && options_.bin == 1) {
         write(region, part.pass->strand, start - segment.start, end - start, rows);
-        continue;
+        return;
       }
       RegionRows& open = open_[segment.region];
       const int64_t n = end - start;
@@ -68,16 +66,12 @@ class EmbedWriter {
         const int64_t k = reverse ? n - 1 - i : i;
         add_base(open, segment, start + k - segment.start, part.pass->strand, rows + k * width_);
       }
-    }
-    if (part.last) {
-      for (const Segment& segment : part.pass->segments) {
-        const auto found = open_.find(segment.region);
-        if (found == open_.end()) continue;
-        close_row(found->second, reverse);
-        flush(found->second, static_cast<size_t>(segment.region), part.pass->strand);
-        open_.erase(found);
+      if (reverse ? start == segment.start : end == segment.end) {
+        close_row(open, reverse);
+        flush(open, region, part.pass->strand);
+        open_.erase(segment.region);
       }
-    }
+    });
   }
 
   void finish() {
@@ -175,6 +169,11 @@ class EmbedWriter {
 
   void write(size_t region, Strand strand, int64_t first_row, int64_t n, const float* rows) {
     create(region);
+    if (!std::all_of(rows, rows + n * width_, [](float value) { return std::isfinite(value); })) {
+      throw DataError("model " + model_name_ + ": embeddings of " +
+                      region_label(input_.regions()[region], input_.whole_contigs()) +
+                      " are not finite: its weights overflow 32-bit floats");
+    }
     if (options_.type == io::FloatType::f16) {
       overflowed_ += std::count_if(rows, rows + n * width_,
                                    [](float value) { return std::fabs(value) > kMaxF16; });
@@ -201,6 +200,7 @@ class EmbedWriter {
   const EmbedOptions& options_;
   const GenomeInput& input_;
   int64_t width_;
+  std::string model_name_;
   io::Hdf5File file_;
   std::vector<bool> created_;
   std::map<int64_t, RegionRows> open_;
@@ -226,7 +226,8 @@ EmbedResult run_embed(const EmbedOptions& options, const mamba::Model& model, Ge
   }
   StreamOptions stream;
   stream.layer = options.layer;
-  stream.chunk_size = plan_chunk_size(options.job, model, false, true);
+  stream.chunk_size = plan_chunk_size(options.job, model, false, true,
+                                      static_cast<int64_t>(input.regions().size()));
   stream.stop = options.job.stop;
   stream.bases_done = options.job.bases_done;
 

@@ -123,6 +123,11 @@ NextPass GenomeInput::passes(StrandChoice strand, const LeftContext& context) {
       if (!whole_contigs()) {
         bases = std::make_shared<IndexedBases>(*index_, contig.name);
       } else {
+        char more = 0;
+        if (progress->next_work > 1 && progress->reader->read(&more, 1) != 0) {
+          throw DataError(display_name_ + ": contig " + progress->reader->name() +
+                          " is longer than at the first reading: the file changed meanwhile");
+        }
         if (!progress->reader->next_contig() || progress->reader->name() != contig.name) {
           throw DataError(display_name_ + ": contig " + contig.name +
                           " is gone since the first reading: the file changed meanwhile");

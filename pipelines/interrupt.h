@@ -1,7 +1,7 @@
 // Stopping on a signal: the handler stores its number, long loops ask between chunks.
 #pragma once
 
-#include <csignal>
+#include <atomic>
 #include <string>
 
 #include "kernels/base/error.h"
@@ -18,11 +18,13 @@ class Interrupted : public Error {
   int signal_;
 };
 
-// 0 until a signal arrives. Null means that nothing can interrupt.
-using StopSignal = const volatile std::sig_atomic_t*;
+// 0 until a signal arrives. Null means that nothing can interrupt. Lock-free, so that a signal
+// handler may write it and any thread read it.
+using StopSignal = const std::atomic<int>*;
+static_assert(std::atomic<int>::is_always_lock_free);
 
 inline void throw_if_stopped(StopSignal stop) {
-  if (stop != nullptr && *stop != 0) throw Interrupted(*stop);
+  if (stop != nullptr && stop->load() != 0) throw Interrupted(stop->load());
 }
 
 }  // namespace chromamba::pipelines

@@ -1,11 +1,14 @@
 #include "pipelines/job.h"
 
 #include <sched.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <sstream>
@@ -16,15 +19,31 @@
 namespace chromamba::pipelines {
 namespace {
 
+// What OpenBLAS maps for each thread that calls it. Where it cannot, it tries for ever.
+constexpr int64_t kBlasBytes = int64_t{128} << 20;
+
+// Rows of plans, names, sums: what a region costs while a job runs.
+constexpr int64_t kRegionBytes = 512;
+
+// Address space left under `ulimit -v`, which SGE and LSF set (h_vmem); -1: unlimited.
+int64_t free_address_space() {
+  struct rlimit limit {};
+  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return -1;
+  std::ifstream statm("/proc/self/statm");
+  int64_t pages = 0;
+  statm >> pages;
+  return static_cast<int64_t>(limit.rlim_cur) - pages * sysconf(_SC_PAGESIZE);
+}
+
 // 65,536 bases keep threads busy between the ends of a chunk, and are whole chunks of HDF5.
 constexpr int64_t kDefaultChunk = 65536;
 constexpr int64_t kSmallestChunk = mamba::kTileRows;
-// Program, libraries and BLAS buffers beside what is counted one by one.
+// Program and libraries beside what is counted one by one.
 constexpr int64_t kFixedBytes = int64_t{96} << 20;
 
 int64_t needed_bytes(const JobOptions& options, const mamba::Model& model,
-                     const StreamOptions& stream) {
-  return kFixedBytes + 4 * model.parameter_count() +
+                     const StreamOptions& stream, int64_t regions) {
+  return kFixedBytes + kRegionBytes * regions + 4 * model.parameter_count() +
          mamba::Engine::workspace_bytes(model, options.threads) +
          stream_buffer_bytes(model, stream);
 }
@@ -36,9 +55,20 @@ void require_distinct_files(const JobOptions& options, const std::string& model,
   for (size_t i = 0; i < outputs.size(); ++i) {
     const std::string& output = outputs[i];
     if (io::is_special_file(output)) continue;  // /dev/null may be given as often as one likes
-    for (const std::string* input : {&options.input.path, &options.input.regions_bed, &model}) {
-      if (!input->empty() && *input != "-" && io::same_file(output, *input)) {
+    for (const std::string& input :
+         {options.input.path, options.input.path + ".fai", options.input.path + ".gzi",
+          options.input.regions_bed, model}) {
+      if (!input.empty() && input != "-" && io::same_file(output, input)) {
         throw UsageError("-o " + output + ": is an input of this run; give another name");
+      }
+    }
+    // What a checkpoint consists of depends on its kind: nothing in its folder is overwritten.
+    std::error_code missing;
+    if (!model.empty() && output != "-" && std::filesystem::exists(output, missing)) {
+      const std::string folder =
+          std::filesystem::is_directory(model, missing) ? model : io::folder_of(model);
+      if (io::same_file(io::folder_of(output), folder)) {
+        throw UsageError("-o " + output + ": is a file beside the model; give another name");
       }
     }
     for (size_t k = 0; k < i; ++k) {
@@ -71,16 +101,23 @@ void require_disk(const std::vector<DiskNeed>& needs) {
 }
 
 int64_t plan_chunk_size(const JobOptions& options, const mamba::Model& model, bool log_likelihood,
-                        bool hidden) {
+                        bool hidden, int64_t regions) {
+  const int64_t address_space = free_address_space();
+  if (address_space >= 0 && address_space < kBlasBytes * options.threads) {
+    throw ResourceError("the address space is limited (ulimit -v) and has " +
+                        human_bytes(address_space) + " left; " + std::to_string(options.threads) +
+                        " threads need " + human_bytes(kBlasBytes * options.threads) +
+                        ": raise the limit, or lower --threads");
+  }
   StreamOptions stream;
   stream.log_likelihood = log_likelihood;
   if (hidden) stream.layer = 0;
   stream.chunk_size = options.chunk_size > 0 ? options.chunk_size : kDefaultChunk;
   while (options.chunk_size == 0 && stream.chunk_size > kSmallestChunk &&
-         needed_bytes(options, model, stream) > options.memory) {
+         needed_bytes(options, model, stream, regions) > options.memory) {
     stream.chunk_size /= 2;
   }
-  const int64_t needed = needed_bytes(options, model, stream);
+  const int64_t needed = needed_bytes(options, model, stream, regions);
   if (needed > options.memory) {
     throw ResourceError("chunks of " + with_commas(stream.chunk_size) + " bases need " +
                         human_bytes(needed) + " of memory, --memory allows " +
@@ -92,7 +129,9 @@ int64_t plan_chunk_size(const JobOptions& options, const mamba::Model& model, bo
 
 std::vector<std::pair<std::string, std::string>> provenance(const JobOptions& options,
                                                             const mamba::Model& model,
-                                                            const std::string& input_name) {
+                                                            const std::string& input_name,
+                                                            const std::string& layer,
+                                                            const std::string& pooling) {
   std::vector<std::pair<std::string, std::string>> pairs;
   if (!options.no_version) {
     pairs.emplace_back("chromamba_version", options.version);
@@ -103,6 +142,8 @@ std::vector<std::pair<std::string, std::string>> provenance(const JobOptions& op
   pairs.emplace_back("model_sha256", model.sha256());
   pairs.emplace_back("model_family", model.config().family);
   pairs.emplace_back("objective", model.config().objective);
+  pairs.emplace_back("layer", layer);
+  pairs.emplace_back("pooling", pooling);
   pairs.emplace_back("strand", strand_name(options.strand));
   pairs.emplace_back("left_context", options.left_context.full
                                          ? "full"

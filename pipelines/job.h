@@ -28,6 +28,7 @@ struct JobOptions {
   std::string version;                // of the program, for provenance
   std::string command;                // the command line, for provenance
   StopSignal stop = nullptr;
+  Note warn;  // what the user should know even when nothing else is said
   std::atomic<int64_t>* bases_done = nullptr;
   Note note;  // talk: warnings, what is about to be done
   // Called once after planning, before the first base is computed.
@@ -51,12 +52,14 @@ void require_disk(const std::vector<DiskNeed>& needs);
 // The chunk size of a job: the one asked for, or the default, lowered until everything fits
 // `memory`. ResourceError, with what is needed, when it cannot.
 int64_t plan_chunk_size(const JobOptions& options, const mamba::Model& model, bool log_likelihood,
-                        bool hidden);
+                        bool hidden, int64_t regions);
 
 // "name: value" pairs that say how an output was made, in a fixed order.
 std::vector<std::pair<std::string, std::string>> provenance(const JobOptions& options,
                                                             const mamba::Model& model,
-                                                            const std::string& input_name);
+                                                            const std::string& input_name,
+                                                            const std::string& layer,
+                                                            const std::string& pooling);
 // The same as '#' lines for text outputs, and as root attributes of an HDF5 file.
 std::vector<std::string> provenance_lines(
     const std::vector<std::pair<std::string, std::string>>& provenance);

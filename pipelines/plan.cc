@@ -67,6 +67,7 @@ std::vector<Pass> plan_passes(const std::string& contig, int64_t contig_length, 
     Pass& pass = passes.back();
     pass.start = std::min(pass.start, segment.start);
     pass.end = std::max(pass.end, segment.end);
+    pass.longest_segment = std::max(pass.longest_segment, segment.end - segment.start);
     pass.segments.push_back(segment);
   }
   if (strand == Strand::reverse) std::reverse(passes.begin(), passes.end());

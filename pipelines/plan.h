@@ -44,6 +44,7 @@ struct Pass {
   int64_t start = 0;
   int64_t end = 0;
   std::vector<Segment> segments;  // ascending by start
+  int64_t longest_segment = 0;    // bases
 
   int64_t length() const { return end - start; }
 };

@@ -227,10 +227,9 @@ class Collector {
 
   void consume(const Part& part) {
     if (part.first) begin_pass(*part.pass);
-    for (const Segment& segment : part.pass->segments) {
+    for_each_overlap(part, [&](const Segment& segment) {
       const int64_t start = std::max(segment.start, part.start);
       const int64_t end = std::min(segment.end, part.start + part.length);
-      if (start >= end) continue;
       const float* values = part.log_likelihood + (start - part.start);
       const auto region = static_cast<size_t>(segment.region);
       if (part.pass->strand == Strand::reverse) {
@@ -239,7 +238,7 @@ class Collector {
       } else {
         emit_forward(region, start, end - start, values);
       }
-    }
+    });
   }
 
   void finish() { emit_reverse(); }
@@ -415,7 +414,8 @@ ScoreResult run_score(const ScoreOptions& options, const mamba::Model& model, Ge
   }
   StreamOptions stream;
   stream.log_likelihood = true;
-  stream.chunk_size = plan_chunk_size(options.job, model, true, false);
+  stream.chunk_size = plan_chunk_size(options.job, model, true, false,
+                                      static_cast<int64_t>(input.regions().size()));
   stream.stop = options.job.stop;
   stream.bases_done = options.job.bases_done;
   for (const ScoreOutput& output : options.outputs) {
@@ -425,7 +425,8 @@ ScoreResult run_score(const ScoreOptions& options, const mamba::Model& model, Ge
   }
   check_disk(options, input);
 
-  const SinkContext context{options, input, provenance(options.job, model, input.name())};
+  const SinkContext context{options, input,
+                            provenance(options.job, model, input.name(), "none", "none")};
   std::vector<io::PendingFile> files;
   std::vector<std::unique_ptr<Sink>> sinks;
   for (const ScoreOutput& output : options.outputs) {
@@ -451,6 +452,7 @@ ScoreResult run_score(const ScoreOptions& options, const mamba::Model& model, Ge
     add_summary(result.total.mean, region.mean);
   }
   for (const std::unique_ptr<Sink>& sink : sinks) sink->finish(result);
+  for (io::PendingFile& file : files) file.sync();  // what can fail, before the first name appears
   for (io::PendingFile& file : files) file.commit();
   return result;
 }

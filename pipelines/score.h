@@ -51,7 +51,7 @@ struct ScoreResult {
 // Scores every region of the input in one run and writes all outputs. Nothing is left under an
 // output's name unless everything succeeded.
 //   HDF5     /log_likelihood/<contig or region> f32 [bases]; with both strands that is their mean and
-//            /log_likelihood_forward, /log_likelihood_reverse stand beside it; /summary/… columns
+//            /log_likelihood_forward, /log_likelihood_reverse stand beside it; /regions/… columns for regions
 //   bigWig, bedGraph   the same values (the mean with both strands), NaN left out
 //   table    one row a region and strand
 ScoreResult run_score(const ScoreOptions& options, const mamba::Model& model, GenomeInput& input);

@@ -98,9 +98,13 @@ class Runner {
       free_.push(&buffer);
     }
     {
-      std::jthread reader([this] { guarded([this] { read_all(); }); });
-      std::jthread writer([this] { guarded([this] { write_all(); }); });
-      guarded([this] { compute_all(); });
+      std::jthread reader;
+      std::jthread writer;
+      guarded([&] {  // a thread that cannot be made stops the others, like any failure of a stage
+        reader = std::jthread([this] { guarded([this] { read_all(); }); });
+        writer = std::jthread([this] { guarded([this] { write_all(); }); });
+        compute_all();
+      });
     }
     if (failure_) std::rethrow_exception(failure_);
     stats_.seconds = std::chrono::duration<double>(Clock::now() - start).count();
@@ -201,7 +205,7 @@ class Runner {
           }
           chunks.push_back(std::move(chunk));
         }
-        engine_.forward(chunks);
+        engine_.forward(chunks, [this] { throw_if_stopped(options_.stop); });
         for (const BufferPart& part : buffer.parts) {
           if (part.last) part.running->state.reset();
           if (part.running->pass->strand == Strand::forward) continue;
@@ -227,6 +231,7 @@ class Runner {
       {
         const Stopwatch watch(stats_.write_seconds);
         for (BufferPart& from : buffer.parts) {
+          throw_if_stopped(options_.stop);
           Part part;
           part.pass = from.running->pass;
           part.pass_index = from.running->index;

@@ -2,6 +2,7 @@
 // round between them. Memory is that of the buffers, whatever the length of a contig.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -58,8 +59,20 @@ using Consumer = std::function<void(const Part&)>;
 StreamStats stream_passes(mamba::Engine& engine, const mamba::Model& model, const NextPass& next,
                           const Consumer& consume, const StreamOptions& options);
 
-// Bytes of the buffers for these options, and the chunk size that fits into `memory` bytes beside
-// everything else; for planning.
+// Calls visit(segment) for the segments of the part's pass that share a base with the part, ascending.
+template <typename Visit>
+void for_each_overlap(const Part& part, const Visit& visit) {
+  const std::vector<Segment>& segments = part.pass->segments;
+  // No segment that starts earlier than the longest one's length before the part can reach it.
+  auto segment =
+      std::lower_bound(segments.begin(), segments.end(), part.start - part.pass->longest_segment,
+                       [](const Segment& s, int64_t start) { return s.start < start; });
+  for (; segment != segments.end() && segment->start < part.start + part.length; ++segment) {
+    if (segment->end > part.start) visit(*segment);
+  }
+}
+
+// Bytes of the buffers for these options; for planning.
 int64_t stream_buffer_bytes(const mamba::Model& model, const StreamOptions& options);
 
 }  // namespace chromamba::pipelines

@@ -556,6 +556,28 @@ the BED file is never overwritten
   $ chromamba score ref.fa $L -R good.bed -O bedgraph -o good.bed
   exit 2
   err good\.bed
+the index is never overwritten
+  $ chromamba score ref.fa $L -q -r chrA:1-10 -o x.tsv && rm x.tsv
+  $ chromamba score ref.fa $L -r chrA:1-10 -O tsv -o ref.fa.fai
+  exit 2
+  err ref\.fa\.fai: is an input
+  keep ref.fa.fai
+the files of a model are never overwritten
+  $ cp -r "$(echo $L | cut -c4-)" model
+  $ code=0; chromamba score ref.fa -m model -O h5 -o model/model.safetensors || code=$?
+  $ cmp model/model.safetensors "$(echo $L | cut -c4-)/model.safetensors" || echo changed
+  $ rm -r model
+  $ exit $code
+  exit 2
+  err model/model\.safetensors: is a file beside the model
+a link to a file that is not there yet leads there
+  $ mkdir there && ln -s there/x.tsv link.tsv
+  $ chromamba score ref.fa $L -q -o link.tsv
+  $ test -L link.tsv && test -s there/x.tsv && rm -r there link.tsv
+-O with several outputs
+  $ chromamba score ref.fa $L -O bw -o x.bw -o x.tsv
+  exit 2
+  err several -o
 two outputs under one name
   $ chromamba score ref.fa $L -o x.tsv -o ./x.tsv
   exit 2
@@ -581,8 +603,8 @@ small disk: standard input does not fit
   exit 3
   err folder disk.*No space left
 small disk: an output in place stays when a later run fails
-  $ on_disk 300k 'echo old >disk/kept; code=0; chromamba score lambda.fa $L -O bw -o disk/kept -o disk/x.h5 || code=$?
-  $   [ "$(cat disk/kept)" = old ]; exit $code'
+  $ on_disk 300k 'echo old >disk/kept.bw; code=0; chromamba score lambda.fa $L -o disk/kept.bw -o disk/x.h5 || code=$?
+  $   [ "$(cat disk/kept.bw)" = old ]; exit $code'
   exit 3
   err folder disk
 disk that fills during the run: HDF5

@@ -172,7 +172,8 @@ def make_models(folder, test_data):
                 file.write(data)
 
     for name in ("mamba1_long", "mamba1_ref", "mamba1_hf", "human-d128"):
-        os.symlink(os.path.abspath(os.path.join(test_data, name)), os.path.join(folder, name))
+        # Copied, not linked: some cases run as a user who may not read where the sources lie.
+        shutil.copytree(os.path.join(test_data, name), os.path.join(folder, name))
     weights = "model.safetensors"
     good = safetensors(tensors)
     dropped = "backbone.layers.1.mixer.x_proj.weight"

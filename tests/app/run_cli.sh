@@ -94,7 +94,7 @@ on_disk() { # SIZE SCRIPT
     mount -t tmpfs -o "size=$0" tmpfs disk || exit 99
     bash -euo pipefail -c "$SCRIPT"
     code=$?
-    ls -A disk | grep -vxF -e filler -e kept >../left_on_disk
+    ls -A disk | grep -vxF -e filler -e kept.bw >../left_on_disk
     exit $code' "$1" || code=$?
   rmdir disk
   return $code

@@ -3,6 +3,8 @@
 #include "tests/mamba/fixture.h"
 #include "tests/tolerances.h"
 
+#include <atomic>
+
 namespace chromamba::mamba {
 namespace {
 
@@ -158,6 +160,33 @@ TEST_CASE("a failure in one worker stops the call with its error") {
     chunk.log_likelihood_L = log_p.data();
     CHECK_THROWS_AS(engine.forward({&chunk, 1}), InternalError);
   }
+}
+
+TEST_CASE("weights that overflow are an error, not a flat distribution") {
+  const char* config = R"({"d_model": 16, "n_layer": 2, "vocab_size": 12})";
+  // Scaling one tensor by 1e36 leaves every weight finite and makes the residual stream's squares
+  // overflow in the next norm.
+  const Model model(tests::made_checkpoint(config, 3, "backbone.layers.0.mixer.out_proj.weight"));
+  std::vector<int32_t> tokens(400, model.tokenizer().c);
+  CHECK_THROWS_AS(ModelOutputs(model, tokens, kCpu, 2, 400, {}), DataError);
+}
+
+TEST_CASE("a poll that throws stops the call with its error") {
+  const Fixture fixture("mamba1_ref");
+  AlignedFloats log_p = poisoned(2048);
+  Engine engine(fixture.model, kCpu, 2);
+  SequenceState state = engine.new_sequence();
+  Chunk chunk;
+  chunk.state = &state;
+  chunk.tokens_L = fixture.tokens.data();
+  chunk.length = 2048;
+  chunk.log_likelihood_L = log_p.data();
+  std::atomic<int> calls{0};
+  CHECK_THROWS_AS(engine.forward({&chunk, 1},
+                                 [&] {
+                                   if (++calls == 3) throw UsageError("stop");
+                                 }),
+                  UsageError);
 }
 
 TEST_CASE("odd shapes agree with the double reference") {

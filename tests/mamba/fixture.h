@@ -49,8 +49,10 @@ struct Fixture {
   std::vector<int32_t> tokens;
 };
 
-// A mamba_ssm checkpoint in memory with seeded random weights of the shapes that the config asks for.
-mamba::Checkpoint made_checkpoint(const std::string& config, unsigned seed);
+// A mamba_ssm checkpoint in memory with seeded random weights of the shapes that the config asks for;
+// those of the tensor `huge` are 1e36 times as large.
+mamba::Checkpoint made_checkpoint(const std::string& config, unsigned seed,
+                                  const std::string& huge = "");
 
 // Everything a model gives for a sequence, computed in chunks of `chunk` bases.
 struct ModelOutputs {

@@ -6,7 +6,8 @@
 
 namespace chromamba::tests {
 
-mamba::Checkpoint made_checkpoint(const std::string& config_text, unsigned seed) {
+mamba::Checkpoint made_checkpoint(const std::string& config_text, unsigned seed,
+                                  const std::string& huge) {
   const nlohmann::json config = nlohmann::json::parse(config_text);
   const nlohmann::json ssm = config.value("ssm_cfg", nlohmann::json::object());
   const int64_t width = config["d_model"];
@@ -48,7 +49,7 @@ mamba::Checkpoint made_checkpoint(const std::string& config_text, unsigned seed)
   for (const auto& [name, shape] : shapes) {
     int64_t n = 1;
     for (const int64_t size : shape) n *= size;
-    const AlignedFloats values = random_values(n, seed++, 0.0F, 0.4F);
+    const AlignedFloats values = random_values(n, seed++, 0.0F, name == huge ? 4e35F : 0.4F);
     header[name] = {{"dtype", "F32"},
                     {"shape", shape},
                     {"data_offsets", {4 * data.size(), 4 * (data.size() + values.size())}}};

@@ -38,15 +38,15 @@ TEST_CASE("the chunk size shrinks to the memory, or says what it needs") {
   const mamba::Model model = mamba::Model::built_in();
   JobOptions options;
   options.threads = 2;
-  CHECK(plan_chunk_size(options, model, true, true) == 65536);
+  CHECK(plan_chunk_size(options, model, true, true, 1) == 65536);
   options.memory = int64_t{200} << 20;
-  const int64_t smaller = plan_chunk_size(options, model, true, true);
+  const int64_t smaller = plan_chunk_size(options, model, true, true, 1);
   CHECK((smaller < 65536 && smaller >= 256));
   options.chunk_size = 65536;
-  CHECK_THROWS_AS(plan_chunk_size(options, model, true, true), ResourceError);
+  CHECK_THROWS_AS(plan_chunk_size(options, model, true, true, 1), ResourceError);
   options.chunk_size = 0;
   options.memory = 1 << 20;
-  CHECK_THROWS_WITH(plan_chunk_size(options, model, true, true), Catch::Contains("--memory"));
+  CHECK_THROWS_WITH(plan_chunk_size(options, model, true, true, 1), Catch::Contains("--memory"));
 }
 
 TEST_CASE("a job that does not fit the disk is refused before it starts") {
