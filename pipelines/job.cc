@@ -62,14 +62,17 @@ void require_distinct_files(const JobOptions& options, const std::string& model,
         throw UsageError("-o " + output + ": is an input of this run; give another name");
       }
     }
-    // What a checkpoint consists of depends on its kind: nothing in its folder is overwritten.
+    // Which files a checkpoint consists of depends on its kind: nothing in its folder that looks like
+    // a part of one is overwritten.
+    namespace fs = std::filesystem;
     std::error_code missing;
-    if (!model.empty() && output != "-" && std::filesystem::exists(output, missing)) {
-      const std::string folder =
-          std::filesystem::is_directory(model, missing) ? model : io::folder_of(model);
-      if (io::same_file(io::folder_of(output), folder)) {
-        throw UsageError("-o " + output + ": is a file beside the model; give another name");
-      }
+    const std::string suffix = fs::path(output).extension();
+    const bool checkpoint_like = suffix == ".safetensors" || suffix == ".json" ||
+                                 suffix == ".bin" || suffix == ".pt" || suffix == ".txt";
+    if (!model.empty() && checkpoint_like && fs::exists(output, missing) &&
+        io::same_file(io::folder_of(output),
+                      fs::is_directory(model, missing) ? model : io::folder_of(model))) {
+      throw UsageError("-o " + output + ": is a file of the model's folder; give another name");
     }
     for (size_t k = 0; k < i; ++k) {
       if (io::same_file(output, outputs[k])) {

@@ -569,7 +569,7 @@ the files of a model are never overwritten
   $ rm -r model
   $ exit $code
   exit 2
-  err model/model\.safetensors: is a file beside the model
+  err model/model\.safetensors: is a file of the model's folder
 a link to a file that is not there yet leads there
   $ mkdir there && ln -s there/x.tsv link.tsv
   $ chromamba score ref.fa $L -q -o link.tsv
