@@ -100,7 +100,7 @@ void bench_linear(Bench& bench, const std::string& name, int64_t rows, int64_t i
                       .out_features = out,
                       .x = x.data(),
                       .x_stride = in,
-                      .weight_NK = weight.data(),
+                      .weight_KN = weight.data(),
                       .y = y.data(),
                       .y_stride = out});
       });
@@ -257,7 +257,7 @@ MachineCeilings measure_ceilings(int threads) {
                           .out_features = kEdge,
                           .x = a.data(),
                           .x_stride = kEdge,
-                          .weight_NK = b.data(),
+                          .weight_KN = b.data(),
                           .y = c.data(),
                           .y_stride = kEdge};
     linear(exec, args);  // warm-up

@@ -10,9 +10,9 @@ void linear_reference(const LinearArgs& args) {
     const float* x = args.x + r * args.x_stride;
     float* y = args.y + r * args.y_stride;
     for (int64_t n = 0; n < args.out_features; ++n) {
-      const float* weight = args.weight_NK + n * args.in_features;
       double sum = args.bias_N != nullptr ? args.bias_N[n] : 0.0;
-      for (int64_t k = 0; k < args.in_features; ++k) sum += static_cast<double>(x[k]) * weight[k];
+      for (int64_t k = 0; k < args.in_features; ++k)
+        sum += static_cast<double>(x[k]) * args.weight_KN[k * args.out_features + n];
       y[n] = static_cast<float>(sum);
     }
   }

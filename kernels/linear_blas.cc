@@ -14,9 +14,9 @@ void linear_blas(const LinearArgs& args) {
     }
     beta = 1.0F;
   }
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<int>(args.rows),
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, static_cast<int>(args.rows),
               static_cast<int>(args.out_features), static_cast<int>(args.in_features), 1.0F, args.x,
-              static_cast<int>(args.x_stride), args.weight_NK, static_cast<int>(args.in_features),
+              static_cast<int>(args.x_stride), args.weight_KN, static_cast<int>(args.out_features),
               beta, args.y, static_cast<int>(args.y_stride));
 }
 

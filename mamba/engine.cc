@@ -318,7 +318,7 @@ class Engine::Impl {
                                   .out_features = vocab,
                                   .x = worker.hidden.data(),
                                   .x_stride = model_.config().d_model,
-                                  .weight_NK = model_.head_VD().data(),
+                                  .weight_KN = model_.head_DV().data(),
                                   .y = worker.logits.data(),
                                   .y_stride = vocab});
     const float* logits = worker.logits.data() + tile.first_row * vocab;

@@ -13,14 +13,6 @@ const float* data_or_null(const AlignedFloats& values) {
   return values.empty() ? nullptr : values.data();
 }
 
-AlignedFloats transposed(const AlignedFloats& matrix, int64_t rows, int64_t columns) {
-  AlignedFloats result(matrix.size());
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; ++c) result[c * rows + r] = matrix[r * columns + c];
-  }
-  return result;
-}
-
 }  // namespace
 
 Mamba1Mixer::Mamba1Mixer(const ModelConfig& config, TensorLoader& tensors)
@@ -29,17 +21,19 @@ Mamba1Mixer::Mamba1Mixer(const ModelConfig& config, TensorLoader& tensors)
       d_state_(config.d_state),
       d_conv_(config.d_conv),
       dt_rank_(config.dt_rank) {
-  in_proj_ = tensors.take("in_proj.weight", {2 * d_inner_, d_model_});
+  in_proj_ =
+      transposed(tensors.take("in_proj.weight", {2 * d_inner_, d_model_}), 2 * d_inner_, d_model_);
   in_bias_ = tensors.take_or_empty("in_proj.bias", {2 * d_inner_}, config.proj_bias);
   conv_KE_ = transposed(tensors.take("conv1d.weight", {d_inner_, 1, d_conv_}), d_inner_, d_conv_);
   conv_bias_ = tensors.take_or_empty("conv1d.bias", {d_inner_}, config.conv_bias);
-  x_proj_ = tensors.take("x_proj.weight", {dt_rank_ + 2 * d_state_, d_inner_});
-  dt_proj_ = tensors.take("dt_proj.weight", {d_inner_, dt_rank_});
+  x_proj_ = transposed(tensors.take("x_proj.weight", {dt_rank_ + 2 * d_state_, d_inner_}),
+                       dt_rank_ + 2 * d_state_, d_inner_);
+  dt_proj_ = transposed(tensors.take("dt_proj.weight", {d_inner_, dt_rank_}), d_inner_, dt_rank_);
   dt_bias_ = tensors.take("dt_proj.bias", {d_inner_});
   A_NE_ = transposed(tensors.take("A_log", {d_inner_, d_state_}), d_inner_, d_state_);
   for (float& a : A_NE_) a = -std::exp(a);
   D_skip_ = tensors.take("D", {d_inner_});
-  out_proj_ = tensors.take("out_proj.weight", {d_model_, d_inner_});
+  out_proj_ = transposed(tensors.take("out_proj.weight", {d_model_, d_inner_}), d_model_, d_inner_);
   out_bias_ = tensors.take_or_empty("out_proj.bias", {d_model_}, config.proj_bias);
 }
 
@@ -73,7 +67,7 @@ void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
                          .out_features = wide,
                          .x = call.input_LD,
                          .x_stride = d_model_,
-                         .weight_NK = in_proj_.data(),
+                         .weight_KN = in_proj_.data(),
                          .bias_N = data_or_null(in_bias_),
                          .y = xz,
                          .y_stride = wide});
@@ -96,7 +90,7 @@ void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
                          .out_features = narrow,
                          .x = u,
                          .x_stride = d_inner_,
-                         .weight_NK = x_proj_.data(),
+                         .weight_KN = x_proj_.data(),
                          .y = x_dbl,
                          .y_stride = narrow});
   kernels::linear(exec, {.rows = rows,
@@ -104,7 +98,7 @@ void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
                          .out_features = d_inner_,
                          .x = x_dbl,
                          .x_stride = narrow,
-                         .weight_NK = dt_proj_.data(),
+                         .weight_KN = dt_proj_.data(),
                          .y = dt,
                          .y_stride = wide});
 
@@ -135,7 +129,7 @@ void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
                          .out_features = d_model_,
                          .x = dt,
                          .x_stride = wide,
-                         .weight_NK = out_proj_.data(),
+                         .weight_KN = out_proj_.data(),
                          .bias_N = data_or_null(out_bias_),
                          .y = call.out_LD,
                          .y_stride = d_model_});

@@ -28,16 +28,16 @@ class Mamba1Mixer : public Mixer {
   int64_t d_state_;
   int64_t d_conv_;
   int64_t dt_rank_;
-  AlignedFloats in_proj_;    // [2E, D]
+  AlignedFloats in_proj_;    // [D, 2E]: all four projections transposed, see kernels/linear.h
   AlignedFloats in_bias_;    // [2E] or empty
   AlignedFloats conv_KE_;    // [K, E]: transposed, see causal_conv1d.h
   AlignedFloats conv_bias_;  // [E] or empty
-  AlignedFloats x_proj_;     // [R + 2N, E]
-  AlignedFloats dt_proj_;    // [E, R]
+  AlignedFloats x_proj_;     // [E, R + 2N]
+  AlignedFloats dt_proj_;    // [R, E]
   AlignedFloats dt_bias_;    // [E]
   AlignedFloats A_NE_;       // [N, E] = -exp(A_log) transposed
   AlignedFloats D_skip_;     // [E]
-  AlignedFloats out_proj_;   // [D, E]
+  AlignedFloats out_proj_;   // [E, D]
   AlignedFloats out_bias_;   // [D] or empty
 };
 

@@ -24,12 +24,15 @@ Model::Model(const Checkpoint& checkpoint)
       sha256_(checkpoint.sha256) {
   TensorLoader tensors(*checkpoint.tensors, checkpoint.weights_path);
   const std::vector<int64_t> table_shape = {config_.vocab_size, config_.d_model};
+  AlignedFloats head_VD;
   if (config_.tie_embeddings) {
     embedding_VD_ = tensors.take_tied(config_.embedding_name, config_.head_name, table_shape);
+    head_VD = embedding_VD_;
   } else {
     embedding_VD_ = tensors.take(config_.embedding_name, table_shape);
-    head_VD_ = tensors.take(config_.head_name, table_shape);
+    head_VD = tensors.take(config_.head_name, table_shape);
   }
+  head_DV_ = transposed(head_VD, config_.vocab_size, config_.d_model);
   for (int64_t layer = 0; layer < config_.n_layer; ++layer) {
     TensorLoader scoped = tensors.scope(config_.backbone + "layers." + std::to_string(layer) + ".");
     Block block;

@@ -34,7 +34,7 @@ check_one() {
   local header=$1
   shift
   printf '#include "%s"\n' "$header" |
-    "$CXX" -std=c++20 -fsyntax-only -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual \
+    "$CXX" -std=c++20 -fsyntax-only -DCHROMAMBA_TEST_DATA=\"\" -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual \
       -Wcast-qual -Wformat=2 -Werror -I . "$@" -x c++ - || {
     echo "does not compile alone: $header" >&2
     return 1

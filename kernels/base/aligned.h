@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <new>
 #include <vector>
 
@@ -26,5 +27,17 @@ struct CacheLineAllocator {
 };
 
 using AlignedFloats = std::vector<float, CacheLineAllocator<float>>;
+
+// [rows, columns] as [columns, rows].
+inline AlignedFloats transposed(const AlignedFloats& matrix, int64_t rows, int64_t columns) {
+  AlignedFloats result(matrix.size());
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) {
+      result[static_cast<std::size_t>(c * rows + r)] =
+          matrix[static_cast<std::size_t>(r * columns + c)];
+    }
+  }
+  return result;
+}
 
 }  // namespace chromamba

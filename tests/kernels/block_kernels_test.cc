@@ -89,7 +89,7 @@ TEST_CASE("linear agrees with the double reference, with strides and bias") {
                       .out_features = out,
                       .x = x.data(),
                       .x_stride = in + 3,
-                      .weight_NK = weight.data(),
+                      .weight_KN = weight.data(),
                       .bias_N = with_bias ? bias.data() : nullptr,
                       .y = y.data(),
                       .y_stride = out + 2});
