@@ -914,6 +914,7 @@ bins
   $ chromamba embed ref.fa $L -q --dtype-out f32 -o a.h5
   $ for bin in 7 64 100000; do
   $   chromamba embed ref.fa $L -q --dtype-out f32 --bin $bin -o b.h5; compare bins a.h5 b.h5
+  $   /usr/bin/python3 -c "import h5py; d = h5py.File('b.h5')['embedding/chrB']; assert d.attrs['bin'] == $bin and len(d) == -(-12345 // $bin), d"
   $ done
   $ chromamba embed ref.fa $L -q --dtype-out f32 --strand reverse -o a.h5
   $ chromamba embed ref.fa $L -q --dtype-out f32 --strand reverse --bin 7 -o b.h5; compare bins a.h5 b.h5
