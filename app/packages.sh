@@ -25,8 +25,10 @@ package_table() {
   cat <<'TEXT'
 build | g++ cmake ninja-build pkg-config | compiler and build tools
 build | libhts-dev zlib1g-dev | FASTA, FASTQ, BAM/CRAM and VCF files
+build | libdeflate-dev | compressing bigWig blocks
 build | libhdf5-dev | HDF5 output
-build | libopenblas-dev libopenblas0-pthread libhwy-dev | matrix products and SIMD on the CPU
+build | libhwy-dev | SIMD on the CPU
+build | libopenblas-dev libopenblas0-pthread | the matrix products that bench compares with
 build | nlohmann-json3-dev libzip-dev libssl-dev | model files: JSON, PyTorch archives, SHA-256
 build | libboost-program-options-dev | command-line options
 test | catch2 | unit tests

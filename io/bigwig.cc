@@ -1,8 +1,8 @@
 #include "io/bigwig.h"
 
 #include <fcntl.h>
+#include <libdeflate.h>
 #include <unistd.h>
-#include <zlib.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -32,7 +32,7 @@ constexpr size_t kSectionHeaderBytes = 24;
 constexpr size_t kZoomRecordBytes = 32;
 constexpr uint8_t kFixedStep = 3;
 // 16 KiB before compression: one disk page or two after it, so a genome browser's view of a few
-// hundred bases reads little, and zlib has enough to work on. The format's limit is 65,535.
+// hundred bases reads little, and deflate has enough to work on. The format's limit is 65,535.
 constexpr size_t kValuesPerSection = 4096;
 constexpr size_t kZoomRecordsPerSection = 512;  // 16 KiB too
 // Children of an index node; UCSC's own choice.
@@ -119,6 +119,8 @@ struct BigWigWriter::Impl {
   int64_t section_start = 0;
   int64_t next_base = 0;  // within contig: values before it are refused
   std::vector<char> compressed;
+  std::unique_ptr<libdeflate_compressor, void (*)(libdeflate_compressor*)> compressor{
+      libdeflate_alloc_compressor(kDeflateLevel), libdeflate_free_compressor};
   Bytes bytes;
 
   uint64_t covered = 0;
@@ -169,13 +171,10 @@ void BigWigWriter::Impl::write_at(int64_t offset, const char* data, size_t n) co
 }
 
 size_t BigWigWriter::Impl::deflate_to_buffer(const Bytes& data) {
-  uLongf n = compressBound(data.size());
-  compressed.resize(n);
-  if (compress2(reinterpret_cast<Bytef*>(compressed.data()), &n,
-                reinterpret_cast<const Bytef*>(data.data()), data.size(), kDeflateLevel) != Z_OK) {
-    throw ResourceError("out of memory while compressing values for " + path);
-  }
-  return n;
+  if (!compressor) throw ResourceError("out of memory for compressing values for " + path);
+  compressed.resize(libdeflate_zlib_compress_bound(compressor.get(), data.size()));
+  return libdeflate_zlib_compress(compressor.get(), data.data(), data.size(), compressed.data(),
+                                  compressed.size());
 }
 
 // A B+ tree from names, sorted, to ids and lengths. Nodes are written level by level, root first.

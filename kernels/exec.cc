@@ -1,6 +1,5 @@
 #include "kernels/exec.h"
 
-#include <cblas.h>
 #include <hwy/highway.h>
 #include <hwy/targets.h>
 
@@ -62,23 +61,12 @@ ScopedFlushDenormals::ScopedFlushDenormals() : saved_(0) {}
 ScopedFlushDenormals::~ScopedFlushDenormals() = default;
 #endif
 
-void use_single_threaded_blas() {
-#if defined(OPENBLAS_VERSION)
-  openblas_set_num_threads(1);
-#endif
-}
-
 std::string cpu_backend_name() {
-  const std::vector<std::string> targets = simd_targets();
-  std::string blas = "BLAS";
-#if defined(OPENBLAS_VERSION)
-  blas = std::string("OpenBLAS ") + openblas_get_corename();
-#endif
   const int64_t active = hwy::SupportedTargets() & HWY_TARGETS;
   for (const TargetName& entry : kTargetNames) {
-    if ((active & entry.target) != 0) return std::string(entry.name) + " + " + blas;
+    if ((active & entry.target) != 0) return entry.name;
   }
-  return blas;
+  return "scalar";
 }
 
 std::vector<std::string> simd_targets() {

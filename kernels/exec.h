@@ -16,7 +16,7 @@ namespace chromamba::kernels {
 
 enum class Backend {
   reference,  // plain loops, double precision inside each kernel: slow, the yardstick of the others
-  cpu,        // SIMD (Highway, best instruction set of this machine at run time) and BLAS
+  cpu,        // SIMD (Highway, best instruction set of this machine at run time)
 };
 
 class Exec {
@@ -48,11 +48,7 @@ class ScopedFlushDenormals {
   unsigned saved_;
 };
 
-// Makes BLAS run each call on the calling thread only: our threads own whole tiles instead, and
-// a row's bits must not depend on a BLAS thread count. Called once by whoever makes Execs.
-void use_single_threaded_blas();
-
-// What the CPU backend computes with, for provenance: "AVX2 + OpenBLAS Haswell".
+// What the CPU backend computes with, for provenance: "AVX2".
 std::string cpu_backend_name();
 
 // SIMD instruction sets compiled in that this machine can run, best first ("AVX-512", "AVX2",

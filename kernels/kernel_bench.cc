@@ -1,5 +1,7 @@
 #include "kernels/kernel_bench.h"
 
+#include <cblas.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -91,7 +93,7 @@ class Bench {
 
 void bench_linear(Bench& bench, const std::string& name, int64_t rows, int64_t in, int64_t out) {
   const AlignedFloats x = normal_values(rows * in, 0, 1, 1);
-  const AlignedFloats weight = normal_values(out * in, 0, 0.1F, 2);
+  const AlignedFloats weight = pack_panels(normal_values(out * in, 0, 0.1F, 2), out, in);
   bench.measure(
       "linear " + name, dims(in, out), 4.0 * static_cast<double>(rows * (in + out) + in * out),
       2.0 * static_cast<double>(rows * in * out), rows * out, [&](Exec& exec, AlignedFloats& y) {
@@ -100,7 +102,7 @@ void bench_linear(Bench& bench, const std::string& name, int64_t rows, int64_t i
                       .out_features = out,
                       .x = x.data(),
                       .x_stride = in,
-                      .weight_KN = weight.data(),
+                      .weight_panels = weight.data(),
                       .y = y.data(),
                       .y_stride = out});
       });
@@ -109,7 +111,6 @@ void bench_linear(Bench& bench, const std::string& name, int64_t rows, int64_t i
 }  // namespace
 
 std::vector<KernelTiming> bench_kernels(const KernelShapes& s) {
-  use_single_threaded_blas();
   const ScopedFlushDenormals flush;
   Bench bench;
   const int64_t rows = s.rows;
@@ -226,8 +227,10 @@ std::vector<KernelTiming> bench_kernels(const KernelShapes& s) {
 }
 
 MachineCeilings measure_ceilings(int threads) {
-  use_single_threaded_blas();
-  constexpr int64_t kEdge = 1024;
+#if defined(OPENBLAS_VERSION)
+  openblas_set_num_threads(1);  // our threads make the parallelism
+#endif
+  constexpr int kEdge = 1024;
   constexpr double kSeconds = 0.7;
   // Every thread works for the same stretch of time, so that none runs while others are done.
   const auto sum_rates = [&](const std::function<double(const std::function<bool()>&)>& rate) {
@@ -251,23 +254,18 @@ MachineCeilings measure_ceilings(int threads) {
     const AlignedFloats a(kEdge * kEdge, 0.5F);
     const AlignedFloats b(kEdge * kEdge, 0.25F);
     AlignedFloats c(kEdge * kEdge);
-    Exec exec(Backend::cpu);
-    const LinearArgs args{.rows = kEdge,
-                          .in_features = kEdge,
-                          .out_features = kEdge,
-                          .x = a.data(),
-                          .x_stride = kEdge,
-                          .weight_KN = b.data(),
-                          .y = c.data(),
-                          .y_stride = kEdge};
-    linear(exec, args);  // warm-up
+    const auto multiply = [&] {
+      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, kEdge, kEdge, kEdge, 1.0F, a.data(),
+                  kEdge, b.data(), kEdge, 0.0F, c.data(), kEdge);
+    };
+    multiply();  // warm-up
     const Clock::time_point start = Clock::now();
     int64_t calls = 0;
     while (more() || calls == 0) {
-      linear(exec, args);
+      multiply();
       ++calls;
     }
-    return 2.0 * static_cast<double>(kEdge * kEdge * kEdge * calls) / seconds_since(start);
+    return 2.0 * std::pow(kEdge, 3) * static_cast<double>(calls) / seconds_since(start);
   });
   ceilings.copy_bytes = sum_rates([](const std::function<bool()>& more) {
     constexpr size_t kBytes = size_t{256} << 20;

@@ -1,22 +1,34 @@
-// Dense layer: Y = X · W + bias.
+// Dense layer: Y = X · Wᵀ + bias.
 //
-// Shapes   x [rows, K] with row stride x_stride; weight_KN [K, N] contiguous: the transpose of what checkpoints
-//          store, because BLAS packs it by contiguous copies, which is 1 to 2 % of the whole product;
-//
-//          bias_N [N] or null; y [rows, N] with row stride y_stride. f32, strides in elements.
+// Shapes   x [rows, K] with row stride x_stride; W [N, K] as checkpoints store it, passed as
+//          `weight_panels`: what pack_panels made of it once, [ceil(N / 16), K, 16], zero beyond N;
+//          bias_N [N] or null; y [rows, N] with row stride y_stride. f32, strides in elements. y may
+//          not alias x.
 // Cost     2·rows·N·K flops; 4·(rows·(K + N) + N·K) bytes.
-// Split    one BLAS call on the calling thread.
-// Numerics f32. Against the double reference: ≤ K·2^-24 relative to Σ|x·w|.
-// Determinism  BLAS may choose another micro-kernel, and so another rounding, for another number of
-//          rows. A caller that needs a row's bits not to depend on how a sequence was split must
-//          keep `rows` and the row's index the same: the streaming engine always passes whole tiles.
+// Split    SIMD lanes own columns. A block of 14 rows by two vectors (6 rows on machines with 16 registers) keeps its
+//          sums in registers while k runs; all rows pass before the next columns, so that a panel
+//          stays in the L1 cache.
+// Numerics f32, fused multiply-adds (SSE4: multiply, then add). Against the double reference:
+//          ≤ K·2^-24 relative to Σ|x·w|.
+// Determinism  an element is one chain of additions in the order of k, whatever rows are beside it.
+//          That is why this is not BLAS: its sgemm takes another path, and so another rounding, for
+//          another number of rows, and packs the weights again at every call (at these shapes 11 %
+//          of all time, where OpenBLAS 0.3.21 and this differ by 5 to 20 % in favour of this).
 #pragma once
 
 #include <cstdint>
 
+#include "kernels/base/aligned.h"
 #include "kernels/exec.h"
 
 namespace chromamba::kernels {
+
+// Columns of a panel: one cache line, the widest SIMD register.
+constexpr int64_t kPanelWidth = 16;
+
+// weight_NK [N, K] in the order that `linear` reads.
+AlignedFloats pack_panels(const AlignedFloats& weight_NK, int64_t out_features,
+                          int64_t in_features);
 
 struct LinearArgs {
   int64_t rows = 0;
@@ -24,7 +36,7 @@ struct LinearArgs {
   int64_t out_features = 0;  // N
   const float* x = nullptr;
   int64_t x_stride = 0;
-  const float* weight_KN = nullptr;
+  const float* weight_panels = nullptr;
   const float* bias_N = nullptr;
   float* y = nullptr;
   int64_t y_stride = 0;
@@ -33,7 +45,12 @@ struct LinearArgs {
 void linear(Exec& exec, const LinearArgs& args);
 
 namespace detail {
-void linear_blas(const LinearArgs& args);
+void linear_simd(const LinearArgs& args);
+
+// Where element k of column n lies in the panels.
+inline int64_t panel_index(int64_t n, int64_t k, int64_t in_features) {
+  return (n / kPanelWidth * in_features + k) * kPanelWidth + n % kPanelWidth;
 }
+}  // namespace detail
 
 }  // namespace chromamba::kernels

@@ -142,10 +142,9 @@ class TileGate : public CarryGate {
 };
 
 struct Tile {
-  size_t chunk;       // index into the call's chunks
-  int32_t index;      // of this tile within its chunk
-  int64_t start;      // first base of the tile, counted in the chunk
-  int64_t first_row;  // where that base lies in the tile
+  size_t chunk;   // index into the call's chunks
+  int32_t index;  // of this tile within its chunk
+  int64_t start;  // first base of the tile, counted in the chunk
   int64_t count;
 };
 
@@ -155,7 +154,6 @@ class Engine::Impl {
  public:
   Impl(const Model& model, kernels::Backend backend, int threads)
       : model_(model), pool_(threads), workers_(static_cast<size_t>(threads)) {
-    kernels::use_single_threaded_blas();
     for (Worker& worker : workers_) {
       worker.exec = kernels::Exec(backend);
       const int64_t row_block = kTileRows * model.config().d_model;
@@ -198,9 +196,8 @@ class Engine::Impl {
       }
       int32_t index = 0;
       for (int64_t start = 0; start < chunk.length;) {
-        const int64_t first_row = (chunk.state->position + start) % kTileRows;
-        const int64_t count = std::min(kTileRows - first_row, chunk.length - start);
-        tiles.push_back({c, index++, start, first_row, count});
+        const int64_t count = std::min(kTileRows, chunk.length - start);
+        tiles.push_back({c, index++, start, count});
         start += count;
       }
       tickets.push_back(std::make_unique<Tickets>(n_layer));
@@ -248,16 +245,15 @@ class Engine::Impl {
   void add_norm(Worker& worker, const NormWeights& norm, const Chunk& chunk, const Tile& tile,
                 int64_t layer) {
     const int64_t width = model_.config().d_model;
-    const int64_t offset = tile.first_row * width;
     kernels::add_norm(worker.exec, {.kind = model_.norm_kind(),
                                     .length = tile.count,
                                     .d_model = width,
                                     .eps = static_cast<float>(model_.config().norm_eps),
-                                    .hidden_LD = worker.hidden.data() + offset,
-                                    .residual_LD = worker.residual.data() + offset,
+                                    .hidden_LD = worker.hidden.data(),
+                                    .residual_LD = worker.residual.data(),
                                     .weight_D = norm.weight.data(),
                                     .bias_D = norm.bias.empty() ? nullptr : norm.bias.data(),
-                                    .out_LD = worker.hidden.data() + offset});
+                                    .out_LD = worker.hidden.data()});
     copy_taps(chunk, tile, layer, worker.residual);
   }
 
@@ -265,8 +261,7 @@ class Engine::Impl {
     const int64_t width = model_.config().d_model;
     for (const HiddenTap& tap : chunk.taps) {
       if (tap.layer != layer) continue;
-      std::copy_n(rows.data() + tile.first_row * width, tile.count * width,
-                  tap.out_LD + tile.start * width);
+      std::copy_n(rows.data(), tile.count * width, tap.out_LD + tile.start * width);
     }
   }
 
@@ -281,22 +276,19 @@ class Engine::Impl {
       last_layer = std::max(last_layer, tap.layer == kFinalLayer ? n_layer : tap.layer);
     }
 
-    const int64_t offset = tile.first_row * width;
     kernels::token_embedding(worker.exec, {.length = tile.count,
                                            .vocab_size = model_.config().vocab_size,
                                            .d_model = width,
                                            .tokens_L = chunk.tokens_L + tile.start,
                                            .table_VD = model_.embedding_VD().data(),
-                                           .out_LD = worker.hidden.data() + offset});
-    std::fill_n(worker.residual.begin() + offset, tile.count * width, 0.0F);
+                                           .out_LD = worker.hidden.data()});
+    std::fill_n(worker.residual.begin(), tile.count * width, 0.0F);
 
     for (int64_t layer = 0; layer < last_layer; ++layer) {
       const Block& block = model_.blocks()[static_cast<size_t>(layer)];
       add_norm(worker, block.norm, chunk, tile, layer);
       TileGate gate(tickets, layer, tile.index);
-      block.mixer->forward(worker.exec, {.tile_rows = kTileRows,
-                                         .first = tile.first_row,
-                                         .count = tile.count,
+      block.mixer->forward(worker.exec, {.rows = tile.count,
                                          .input_LD = worker.hidden.data(),
                                          .out_LD = worker.hidden.data(),
                                          .workspace = worker.workspace.data(),
@@ -313,15 +305,15 @@ class Engine::Impl {
 
   void run_head(Worker& worker, const Chunk& chunk, const Tile& tile) {
     const int64_t vocab = model_.config().vocab_size;
-    kernels::linear(worker.exec, {.rows = kTileRows,
+    kernels::linear(worker.exec, {.rows = tile.count,
                                   .in_features = model_.config().d_model,
                                   .out_features = vocab,
                                   .x = worker.hidden.data(),
                                   .x_stride = model_.config().d_model,
-                                  .weight_KN = model_.head_DV().data(),
+                                  .weight_panels = model_.head_panels().data(),
                                   .y = worker.logits.data(),
                                   .y_stride = vocab});
-    const float* logits = worker.logits.data() + tile.first_row * vocab;
+    const float* logits = worker.logits.data();
     if (chunk.logits_LV != nullptr) {
       std::copy_n(logits, tile.count * vocab, chunk.logits_LV + tile.start * vocab);
     }

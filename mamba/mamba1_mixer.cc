@@ -21,19 +21,20 @@ Mamba1Mixer::Mamba1Mixer(const ModelConfig& config, TensorLoader& tensors)
       d_state_(config.d_state),
       d_conv_(config.d_conv),
       dt_rank_(config.dt_rank) {
-  in_proj_ =
-      transposed(tensors.take("in_proj.weight", {2 * d_inner_, d_model_}), 2 * d_inner_, d_model_);
+  const auto take_projection = [&](const char* name, int64_t out, int64_t in) {
+    return kernels::pack_panels(tensors.take(name, {out, in}), out, in);
+  };
+  in_proj_ = take_projection("in_proj.weight", 2 * d_inner_, d_model_);
   in_bias_ = tensors.take_or_empty("in_proj.bias", {2 * d_inner_}, config.proj_bias);
   conv_KE_ = transposed(tensors.take("conv1d.weight", {d_inner_, 1, d_conv_}), d_inner_, d_conv_);
   conv_bias_ = tensors.take_or_empty("conv1d.bias", {d_inner_}, config.conv_bias);
-  x_proj_ = transposed(tensors.take("x_proj.weight", {dt_rank_ + 2 * d_state_, d_inner_}),
-                       dt_rank_ + 2 * d_state_, d_inner_);
-  dt_proj_ = transposed(tensors.take("dt_proj.weight", {d_inner_, dt_rank_}), d_inner_, dt_rank_);
+  x_proj_ = take_projection("x_proj.weight", dt_rank_ + 2 * d_state_, d_inner_);
+  dt_proj_ = take_projection("dt_proj.weight", d_inner_, dt_rank_);
   dt_bias_ = tensors.take("dt_proj.bias", {d_inner_});
   A_NE_ = transposed(tensors.take("A_log", {d_inner_, d_state_}), d_inner_, d_state_);
   for (float& a : A_NE_) a = -std::exp(a);
   D_skip_ = tensors.take("D", {d_inner_});
-  out_proj_ = transposed(tensors.take("out_proj.weight", {d_model_, d_inner_}), d_model_, d_inner_);
+  out_proj_ = take_projection("out_proj.weight", d_model_, d_inner_);
   out_bias_ = tensors.take_or_empty("out_proj.bias", {d_model_}, config.proj_bias);
 }
 
@@ -44,8 +45,8 @@ LayerState Mamba1Mixer::zero_state() const {
 
 // xz [T, 2E], u' [T, E], x_proj's output [T, R + 2N]. Once the convolution has consumed u, its half of
 // xz takes dt and then the scan's output: a tile's activations must stay in the L2 cache.
-int64_t Mamba1Mixer::workspace_floats(int64_t tile_rows) const {
-  return tile_rows * (3 * d_inner_ + dt_rank_ + 2 * d_state_);
+int64_t Mamba1Mixer::workspace_floats(int64_t rows) const {
+  return rows * (3 * d_inner_ + dt_rank_ + 2 * d_state_);
 }
 
 int64_t Mamba1Mixer::matmul_flops() const {
@@ -54,7 +55,7 @@ int64_t Mamba1Mixer::matmul_flops() const {
 }
 
 void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
-  const int64_t rows = call.tile_rows;
+  const int64_t rows = call.rows;
   const int64_t wide = 2 * d_inner_;
   const int64_t narrow = dt_rank_ + 2 * d_state_;
   float* xz = call.workspace;
@@ -67,21 +68,21 @@ void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
                          .out_features = wide,
                          .x = call.input_LD,
                          .x_stride = d_model_,
-                         .weight_KN = in_proj_.data(),
+                         .weight_panels = in_proj_.data(),
                          .bias_N = data_or_null(in_bias_),
                          .y = xz,
                          .y_stride = wide});
 
   call.gate->wait(CarryPart::conv);
-  kernels::causal_conv1d(exec, {.length = call.count,
+  kernels::causal_conv1d(exec, {.length = rows,
                                 .channels = d_inner_,
                                 .taps = d_conv_,
-                                .u_LE = xz + call.first * wide,
+                                .u_LE = xz,
                                 .u_stride = wide,
                                 .weight_KE = conv_KE_.data(),
                                 .bias_E = data_or_null(conv_bias_),
                                 .state_KE = call.state->conv.data(),
-                                .out_LE = u + call.first * d_inner_,
+                                .out_LE = u,
                                 .out_stride = d_inner_});
   call.gate->pass_on(CarryPart::conv);
 
@@ -90,7 +91,7 @@ void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
                          .out_features = narrow,
                          .x = u,
                          .x_stride = d_inner_,
-                         .weight_KN = x_proj_.data(),
+                         .weight_panels = x_proj_.data(),
                          .y = x_dbl,
                          .y_stride = narrow});
   kernels::linear(exec, {.rows = rows,
@@ -98,29 +99,28 @@ void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
                          .out_features = d_inner_,
                          .x = x_dbl,
                          .x_stride = narrow,
-                         .weight_KN = dt_proj_.data(),
+                         .weight_panels = dt_proj_.data(),
                          .y = dt,
                          .y_stride = wide});
 
-  float* dt_valid = dt + call.first * wide;
   call.gate->wait(CarryPart::ssm);
-  kernels::selective_scan(exec, {.length = call.count,
+  kernels::selective_scan(exec, {.length = rows,
                                  .channels = d_inner_,
                                  .d_state = d_state_,
-                                 .u_LE = u + call.first * d_inner_,
+                                 .u_LE = u,
                                  .u_stride = d_inner_,
-                                 .dt_LE = dt_valid,
+                                 .dt_LE = dt,
                                  .dt_stride = wide,
                                  .dt_bias_E = dt_bias_.data(),
                                  .A_NE = A_NE_.data(),
-                                 .Bmat_LN = x_dbl + call.first * narrow + dt_rank_,
-                                 .Cmat_LN = x_dbl + call.first * narrow + dt_rank_ + d_state_,
+                                 .Bmat_LN = x_dbl + dt_rank_,
+                                 .Cmat_LN = x_dbl + dt_rank_ + d_state_,
                                  .bc_stride = narrow,
                                  .D_E = D_skip_.data(),
-                                 .z_LE = xz + call.first * wide + d_inner_,
+                                 .z_LE = xz + d_inner_,
                                  .z_stride = wide,
                                  .state_NE = call.state->ssm.data(),
-                                 .out_LE = dt_valid,
+                                 .out_LE = dt,
                                  .out_stride = wide});
   call.gate->pass_on(CarryPart::ssm);
 
@@ -129,7 +129,7 @@ void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
                          .out_features = d_model_,
                          .x = dt,
                          .x_stride = wide,
-                         .weight_KN = out_proj_.data(),
+                         .weight_panels = out_proj_.data(),
                          .bias_N = data_or_null(out_bias_),
                          .y = call.out_LD,
                          .y_stride = d_model_});

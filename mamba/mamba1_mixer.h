@@ -19,7 +19,7 @@ class Mamba1Mixer : public Mixer {
 
   void forward(kernels::Exec& exec, const MixerCall& call) const override;
   LayerState zero_state() const override;
-  int64_t workspace_floats(int64_t tile_rows) const override;
+  int64_t workspace_floats(int64_t rows) const override;
   int64_t matmul_flops() const override;
 
  private:
@@ -28,16 +28,16 @@ class Mamba1Mixer : public Mixer {
   int64_t d_state_;
   int64_t d_conv_;
   int64_t dt_rank_;
-  AlignedFloats in_proj_;    // [D, 2E]: all four projections transposed, see kernels/linear.h
+  AlignedFloats in_proj_;    // [2E, D]: all four projections in panels, see kernels/linear.h
   AlignedFloats in_bias_;    // [2E] or empty
   AlignedFloats conv_KE_;    // [K, E]: transposed, see causal_conv1d.h
   AlignedFloats conv_bias_;  // [E] or empty
-  AlignedFloats x_proj_;     // [E, R + 2N]
-  AlignedFloats dt_proj_;    // [R, E]
+  AlignedFloats x_proj_;     // [R + 2N, E]
+  AlignedFloats dt_proj_;    // [E, R]
   AlignedFloats dt_bias_;    // [E]
   AlignedFloats A_NE_;       // [N, E] = -exp(A_log) transposed
   AlignedFloats D_skip_;     // [E]
-  AlignedFloats out_proj_;   // [E, D]
+  AlignedFloats out_proj_;   // [D, E]
   AlignedFloats out_bias_;   // [D] or empty
 };
 

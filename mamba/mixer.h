@@ -1,9 +1,8 @@
 // A mixer is what a block does to its normalised input: the sequence-mixing part of one layer.
 //
-// A new model family is one Mixer and one line in make_mixer (mixer.cc). Mixers work on one tile: a
-// fixed number of rows of one sequence, of which a contiguous range holds bases. Matrix products run
-// on the whole tile, so that a row's rounding depends on its place in the sequence and on nothing
-// else (kernels/linear.h says why); everything with a carry runs on the valid range alone.
+// A new model family is one Mixer and one line in make_mixer (mixer.cc). Mixers work on one tile: some
+// consecutive bases of one sequence. A base's results never depend on the tile's other rows except
+// through the state.
 #pragma once
 
 #include <cstdint>
@@ -37,12 +36,10 @@ class CarryGate {
 };
 
 struct MixerCall {
-  int64_t tile_rows = 0;  // rows of every buffer below
-  int64_t first = 0;      // valid rows: [first, first + count)
-  int64_t count = 0;
-  const float* input_LD = nullptr;  // [tile_rows, D]
-  float* out_LD = nullptr;          // [tile_rows, D]; may alias input
-  float* workspace = nullptr;       // workspace_floats(tile_rows)
+  int64_t rows = 0;                 // bases
+  const float* input_LD = nullptr;  // [rows, D]
+  float* out_LD = nullptr;          // [rows, D]; may alias input
+  float* workspace = nullptr;       // workspace_floats(rows)
   LayerState* state = nullptr;
   CarryGate* gate = nullptr;
 };
@@ -52,7 +49,7 @@ class Mixer {
   virtual ~Mixer() = default;
   virtual void forward(kernels::Exec& exec, const MixerCall& call) const = 0;
   virtual LayerState zero_state() const = 0;
-  virtual int64_t workspace_floats(int64_t tile_rows) const = 0;
+  virtual int64_t workspace_floats(int64_t rows) const = 0;
   // Floating-point operations of the matrix products, per base.
   virtual int64_t matmul_flops() const = 0;
 };

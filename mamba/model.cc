@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "kernels/linear.h"
 #include "mamba/built_in_model.h"
 #include "mamba/tensor_loader.h"
 
@@ -32,7 +33,7 @@ Model::Model(const Checkpoint& checkpoint)
     embedding_VD_ = tensors.take(config_.embedding_name, table_shape);
     head_VD = tensors.take(config_.head_name, table_shape);
   }
-  head_DV_ = transposed(head_VD, config_.vocab_size, config_.d_model);
+  head_panels_ = kernels::pack_panels(head_VD, config_.vocab_size, config_.d_model);
   for (int64_t layer = 0; layer < config_.n_layer; ++layer) {
     TensorLoader scoped = tensors.scope(config_.backbone + "layers." + std::to_string(layer) + ".");
     Block block;

@@ -45,7 +45,7 @@ class Model {
   const AlignedFloats& embedding_VD() const { return embedding_VD_; }
   const std::vector<Block>& blocks() const { return blocks_; }
   const NormWeights& final_norm() const { return final_norm_; }
-  const AlignedFloats& head_DV() const { return head_DV_; }
+  const AlignedFloats& head_panels() const { return head_panels_; }
 
   kernels::NormKind norm_kind() const {
     return config_.rms_norm ? kernels::NormKind::rms : kernels::NormKind::layer;
@@ -64,7 +64,7 @@ class Model {
   AlignedFloats embedding_VD_;
   std::vector<Block> blocks_;
   NormWeights final_norm_;
-  AlignedFloats head_DV_;  // transposed, see kernels/linear.h
+  AlignedFloats head_panels_;  // [V, D] in panels, see kernels/linear.h
 };
 
 }  // namespace chromamba::mamba

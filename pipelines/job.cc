@@ -1,7 +1,6 @@
 #include "pipelines/job.h"
 
 #include <sched.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,21 +18,8 @@
 namespace chromamba::pipelines {
 namespace {
 
-// What OpenBLAS maps for each thread that calls it. Where it cannot, it tries for ever.
-constexpr int64_t kBlasBytes = int64_t{128} << 20;
-
 // Rows of plans, names, sums: what a region costs while a job runs.
 constexpr int64_t kRegionBytes = 512;
-
-// Address space left under `ulimit -v`, which SGE and LSF set (h_vmem); -1: unlimited.
-int64_t free_address_space() {
-  struct rlimit limit {};
-  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return -1;
-  std::ifstream statm("/proc/self/statm");
-  int64_t pages = 0;
-  statm >> pages;
-  return static_cast<int64_t>(limit.rlim_cur) - pages * sysconf(_SC_PAGESIZE);
-}
 
 // 65,536 bases keep threads busy between the ends of a chunk, and are whole chunks of HDF5.
 constexpr int64_t kDefaultChunk = 65536;
@@ -105,13 +91,6 @@ void require_disk(const std::vector<DiskNeed>& needs) {
 
 int64_t plan_chunk_size(const JobOptions& options, const mamba::Model& model, bool log_likelihood,
                         bool hidden, int64_t regions) {
-  const int64_t address_space = free_address_space();
-  if (address_space >= 0 && address_space < kBlasBytes * options.threads) {
-    throw ResourceError("the address space is limited (ulimit -v) and has " +
-                        human_bytes(address_space) + " left; " + std::to_string(options.threads) +
-                        " threads need " + human_bytes(kBlasBytes * options.threads) +
-                        ": raise the limit, or lower --threads");
-  }
   StreamOptions stream;
   stream.log_likelihood = log_likelihood;
   if (hidden) stream.layer = 0;

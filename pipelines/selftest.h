@@ -9,7 +9,7 @@
 namespace chromamba::pipelines {
 
 struct SelftestCase {
-  std::string device;        // "cpu AVX2 + OpenBLAS Haswell, 2 threads"
+  std::string device;        // "cpu AVX2, 2 threads"
   double largest_error = 0;  // |ln p - golden|
   double tolerance = 0;
   bool invariant = true;  // the same bits for other chunk sizes and thread counts

@@ -76,35 +76,39 @@ TEST_CASE("add + norm agrees with the double reference") {
   }
 }
 
-TEST_CASE("linear agrees with the double reference, with strides and bias") {
-  for (const int64_t rows : {1, 5, 64, 256}) {
-    for (const auto& [in, out] :
-         {std::pair<int64_t, int64_t>{8, 40}, {128, 33}, {3, 1}, {257, 96}}) {
-      const AlignedFloats x = random_values(rows * (in + 3), 1);
-      const AlignedFloats weight = random_values(out * in, 2);
-      const AlignedFloats bias = random_values(out, 3);
-      const auto run = [&, in = in, out = out](Exec& exec, AlignedFloats& y, bool with_bias) {
+TEST_CASE("linear agrees with the double reference, and a row's bits do not depend on other rows") {
+  constexpr int64_t kRows = 67;
+  for (const auto& [in, out] : {std::pair<int64_t, int64_t>{8, 40}, {128, 33}, {3, 1}, {257, 96}}) {
+    const AlignedFloats x = random_values(kRows * (in + 3), 1);
+    const AlignedFloats weight = pack_panels(random_values(out * in, 2), out, in);
+    const AlignedFloats bias = random_values(out, 3);
+    for (const bool with_bias : {true, false}) {
+      const auto run = [&, in = in, out = out](Exec& exec, int64_t first, int64_t rows) {
+        AlignedFloats y = poisoned(rows * (out + 2));
         linear(exec, {.rows = rows,
                       .in_features = in,
                       .out_features = out,
-                      .x = x.data(),
+                      .x = x.data() + first * (in + 3),
                       .x_stride = in + 3,
-                      .weight_KN = weight.data(),
+                      .weight_panels = weight.data(),
                       .bias_N = with_bias ? bias.data() : nullptr,
                       .y = y.data(),
                       .y_stride = out + 2});
+        return y;
       };
-      for (const bool with_bias : {true, false}) {
-        Exec reference(Backend::reference);
-        Exec cpu(Backend::cpu);
-        AlignedFloats expected = poisoned(rows * (out + 2));
-        AlignedFloats actual = expected;
-        run(reference, expected, with_bias);
-        run(cpu, actual, with_bias);
-        INFO(rows << " rows, " << in << " -> " << out);
-        CHECK(relative_error(actual, expected) <= tests::kKernel);
-        CHECK(std::isnan(actual[static_cast<size_t>(out)]));  // the gap of the stride is untouched
-      }
+      Exec reference(Backend::reference);
+      const AlignedFloats expected = run(reference, 0, kRows);
+      on_every_target([&, in = in, out = out](Exec& exec) {
+        const AlignedFloats whole = run(exec, 0, kRows);
+        INFO(in << " -> " << out);
+        CHECK(relative_error(whole, expected) <= tests::kKernel);
+        CHECK(std::isnan(whole[static_cast<size_t>(out)]));  // the gap of the stride is untouched
+        for (const int64_t rows : {1, 2, 5, 6, 13, 14, 15, 64}) {
+          const AlignedFloats part = run(exec, 3, rows);
+          const auto from = whole.begin() + 3 * (out + 2);
+          CHECK(same_bits(part, AlignedFloats(from, from + rows * (out + 2))));
+        }
+      });
     }
   }
 }
