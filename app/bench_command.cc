@@ -4,7 +4,9 @@
 #include "app/version.h"
 #include "io/pending_file.h"
 #include "kernels/base/error.h"
+#include "mamba/random_model.h"
 #include "pipelines/benchmark.h"
+#include "pipelines/devices.h"
 
 #include <cstdio>
 #include <fstream>
@@ -55,12 +57,78 @@ void print_report(const nlohmann::json& report) {
       number(score["read_percent"]), number(score["write_percent"]));
 }
 
+void print_device_report(const nlohmann::json& report) {
+  const auto number = [](const nlohmann::json& value) { return value.get<double>(); };
+  std::printf("%s, %s, model %s\n", report["device"].get<std::string>().c_str(),
+              report["dtype"].get<std::string>().c_str(),
+              report["model"].get<std::string>().c_str());
+  std::printf("ceilings: matrix product %.0f TFLOP/s, copy %.0f GB/s\n\nscan, N 16:\n",
+              number(report["ceilings"]["gemm_tflops"]),
+              number(report["ceilings"]["copy_gbytes_per_s"]));
+  for (const nlohmann::json& scan : report["scans"]) {
+    std::printf("  %3lld x %8lld bases, E %lld, %-20s %8.3f ms  %.2f T state updates/s\n",
+                scan["sequences"].get<long long>(), scan["length"].get<long long>(),
+                scan["channels"].get<long long>(),
+                scan["carried"].get<bool>() ? "segments in parallel" : "each as one",
+                number(scan["milliseconds"]), 1e-12 * number(scan["updates_per_s"]));
+  }
+  std::printf("\n%-20s %-22s %10s %8s %9s %9s %10s %9s\n", "kernel", "shape", "us", "GB/s",
+              "% of copy", "GFLOP/s", "% of gemm", "error");
+  for (const nlohmann::json& kernel : report["kernels"]) {
+    std::printf("%-20s %-22s %10.1f %8.0f %9.1f %9.0f %10.1f %9.1e\n",
+                kernel["kernel"].get<std::string>().c_str(),
+                kernel["shape"].get<std::string>().c_str(), number(kernel["microseconds"]),
+                number(kernel["gbytes_per_s"]), number(kernel["percent_of_copy"]),
+                number(kernel["gflops"]), number(kernel["percent_of_gemm"]),
+                number(kernel["error"]));
+  }
+  std::printf("\nmodel with log-likelihoods, batch 1:\n");
+  for (const nlohmann::json& length : report["lengths"]) {
+    std::printf("  %10lld bases  %9.3f ms  %6.2f million bases/s  GPU peak %.0f MiB\n",
+                length["bases"].get<long long>(), 1e3 * number(length["seconds"]),
+                1e-6 * number(length["bases_per_s"]), number(length["gpu_peak_mib"]));
+  }
+  if (report.contains("score")) {
+    const nlohmann::json& score = report["score"];
+    std::printf(
+        "score, FASTA to HDF5 + bigWig + TSV: %.2f million bases/s, %.2f of the model's rate; "
+        "reading "
+        "%.1f %%, writing %.1f %% of the time\n",
+        1e-6 * number(score["bases_per_s"]), number(score["share_of_model"]),
+        number(score["read_percent"]), number(score["write_percent"]));
+  }
+}
+
+// "256x8": a model of D 256 and 8 layers.
+mamba::Model shaped_model(const std::string& text) {
+  const size_t at = text.find('x');
+  if (at == std::string::npos) throw UsageError("--shape " + text + ": use DxLAYERS, as 256x8");
+  mamba::RandomModelShape shape;
+  shape.d_model = parse_number(text.substr(0, at), "shape", 1000);
+  shape.n_layer = parse_number(text.substr(at + 1), "shape", 1000);
+  if (shape.d_model < 1 || shape.d_model > 8192 || shape.n_layer < 1 || shape.n_layer > 256) {
+    throw UsageError("--shape " + text + ": D 1 to 8,192 and 1 to 256 layers");
+  }
+  return mamba::random_model(shape);
+}
+
 }  // namespace
 
 int bench_command(const Arguments& arguments) {
   CommandLine line(kUsage, "nothing", 0);
   line.group("Options").add_options()("model,m", po::value<std::string>()->value_name("PATH"),
                                       "checkpoint (default: the built-in human-d128)")(
+      "shape", po::value<std::string>()->value_name("DxL"),
+      "an untrained model of this width and depth instead, as 256x8")(
+      "device", po::value<std::string>()->default_value("auto")->value_name("DEVICE"),
+      "auto, cpu, cuda or cuda:N")(
+      "dtype", po::value<std::string>()->default_value("auto")->value_name("TYPE"),
+      "on a GPU: bf16 (auto) or f32")(
+      "memory", po::value<std::string>()->default_value("4G")->value_name("SIZE"),
+      "upper bound for the GPU's memory")(
+      "pass-rows", po::value<std::string>()->value_name("N"),
+      "bases the GPU takes at a time (default: what the engine chooses)")(
+      "no-files", "leave out the run from FASTA to files")(
       "bases", po::value<std::string>()->default_value("1,048,576")->value_name("N"),
       "length of the longest sequence")("json", po::value<std::string>()->value_name("FILE"),
                                         "also write the report as JSON")(
@@ -79,9 +147,23 @@ int bench_command(const Arguments& arguments) {
   options.version = kVersion;
   options.stop = stop_signal();
   options.simd = line.text("simd");
-  const mamba::Model model = load_model(line);
-  const nlohmann::json report = pipelines::run_benchmark(options, model);
-  print_report(report);
+  options.with_files = !line.has("no-files");
+  options.device = pipelines::choose_device(line.text("device"), line.text("dtype"),
+                                            parse_number(line.text("memory"), "memory", 1024), {});
+  if (line.has("pass-rows")) {
+    options.device.pass_rows = parse_number(line.text("pass-rows"), "pass-rows", 1000);
+  }
+  if (line.has("shape") && line.has("model")) throw UsageError("--shape and --model: give one");
+  const mamba::Model model =
+      line.has("shape") ? shaped_model(line.text("shape")) : load_model(line);
+  const nlohmann::json report = options.device.cuda
+                                    ? pipelines::run_device_benchmark(options, model)
+                                    : pipelines::run_benchmark(options, model);
+  if (options.device.cuda) {
+    print_device_report(report);
+  } else {
+    print_report(report);
+  }
   if (line.has("json")) {
     io::PendingFile pending(line.text("json"));
     std::ofstream file(pending.temporary_path());

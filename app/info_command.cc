@@ -56,7 +56,7 @@ int info_command(const Arguments& arguments) {
   row("strands", "forward, reverse, both");
   row("device", "cpu " + kernels::cpu_backend_name());
   for (const std::string& device : kernels::describe_cuda_devices()) {
-    row("gpu", device + " (not used by this version)");
+    row("gpu", device);
   }
   row("chromamba_version", kVersion);
   return 0;

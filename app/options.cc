@@ -11,6 +11,7 @@
 #include "io/pending_file.h"
 #include "kernels/base/error.h"
 #include "mamba/checkpoint.h"
+#include "pipelines/devices.h"
 
 namespace chromamba::app {
 namespace {
@@ -122,30 +123,22 @@ void add_model_group(CommandLine& line) {
 void add_machine_group(CommandLine& line) {
   line.group("Machine").add_options()(
       "device", po::value<std::string>()->default_value("auto")->value_name("DEVICE"),
-      "auto, cpu, or reference (double precision, slow)")(
-      "threads,@", po::value<std::string>()->value_name("N"),
-      "compute threads (default: all this process may use)")(
+      "auto (a GPU where there is one), cpu, cuda, cuda:N, or reference (double precision, slow)")(
+      "dtype", po::value<std::string>()->default_value("auto")->value_name("TYPE"),
+      "activations and weights on a GPU: bf16 (what auto means there) or f32; the CPU computes in "
+      "f32")("threads,@", po::value<std::string>()->value_name("N"),
+             "compute threads (default: all this process may use)")(
       "chunk-size", po::value<std::string>()->value_name("N"),
-      "bases in a buffer (default 65,536, less when --memory asks for it); never changes a result")(
+      "bases in a buffer (default 65,536, or 524,288 on a GPU; less when --memory asks for it); "
+      "never "
+      "changes a result")(
       "memory", po::value<std::string>()->default_value("4G")->value_name("SIZE"),
-      "upper bound for the memory of the whole program")(
+      "upper bound for the memory of the whole program, and for that of the GPU")(
       "tmp-dir", po::value<std::string>()->value_name("DIR"),
       "where reverse strands and standard input wait (default: beside the first output)")(
       "simd", po::value<std::string>()->default_value("auto")->value_name("SET"),
       "CPU instruction set: auto, avx512, avx2, sse4")(
       "quiet,q", "no progress, no summary; warnings and errors only");
-}
-
-kernels::Backend choose_backend(const CommandLine& line) {
-  const std::string device = line.text("device");
-  kernels::use_simd_target(line.text("simd"));
-  if (device == "auto" || device == "cpu") return kernels::Backend::cpu;
-  if (device == "reference") return kernels::Backend::reference;
-  if (device.compare(0, 4, "cuda") == 0) {
-    throw ResourceError("--device " + device +
-                        ": this version computes on the CPU only; use --device cpu");
-  }
-  throw UsageError("--device " + device + ": use auto, cpu or reference");
 }
 
 void note_iupac(const pipelines::GenomeInput& input, const pipelines::JobOptions& job) {
@@ -194,7 +187,6 @@ pipelines::JobOptions job_options(const CommandLine& line, const Arguments& argu
       throw UsageError("--left-context " + context + ": a number of bases, or full");
     }
   }
-  job.backend = choose_backend(line);
   job.threads = static_cast<int>(default_threads(line));
   job.input.threads = std::min(job.threads, 2);  // more than keeps ahead of any model
   if (line.has("chunk-size")) {
@@ -205,6 +197,9 @@ pipelines::JobOptions job_options(const CommandLine& line, const Arguments& argu
     }
   }
   job.memory = parse_number(line.text("memory"), "memory", 1024);
+  kernels::use_simd_target(line.text("simd"));
+  job.device =
+      pipelines::choose_device(line.text("device"), line.text("dtype"), job.memory, job.note);
   job.no_version = line.has("no-version");
   job.version = kVersion;
   job.command = arguments.command_line;

@@ -51,9 +51,6 @@ pipelines::JobOptions job_options(const CommandLine& line, const Arguments& argu
 // Says how many IUPAC codes were read as N, if any were.
 void note_iupac(const pipelines::GenomeInput& input, const pipelines::JobOptions& job);
 
-// Applies --device and --simd, and says what the job will run on.
-kernels::Backend choose_backend(const CommandLine& line);
-
 // The model of -m, or the built-in one.
 mamba::Model load_model(const CommandLine& line);
 

@@ -15,6 +15,7 @@
 
 #include <cstdint>
 
+#include "kernels/device.h"
 #include "kernels/exec.h"
 
 namespace chromamba::kernels {
@@ -34,6 +35,26 @@ struct AddNormArgs {
 };
 
 void add_norm(Exec& exec, const AddNormArgs& args);
+
+// On a device: the same over rows of any sequences, out in the context's element type.
+// d_model counts the values that are normalised; rows lie `stride` elements apart (a multiple of 8,
+// 16-byte aligned) and out is zero from d_model to stride, so that products may read whole rows.
+// One warp owns a row; 8 values a lane and load. Bytes a base, bf16: hidden 2·D, residual 4·D read and 4·D
+// written, out 2·D; unfused (add, norm, convert) it would be 26·D.
+struct DeviceAddNormArgs {
+  NormKind kind = NormKind::rms;
+  int64_t rows = 0;
+  int64_t d_model = 0;
+  int64_t stride = 0;
+  float eps = 1e-5F;
+  const void* hidden_LD = nullptr;  // null: nothing is added, and the residual is not written
+  float* residual_LD = nullptr;
+  const float* weight_D = nullptr;  // [stride], zero beyond d_model
+  const float* bias_D = nullptr;    // the same, or null
+  void* out_LD = nullptr;
+  float* out_f32_LD = nullptr;  // the same, not rounded, rows d_model apart; either may be null
+};
+void add_norm(DeviceExec& exec, const DeviceAddNormArgs& args);
 
 namespace detail {
 void add_norm_simd(const AddNormArgs& args);

@@ -18,6 +18,8 @@
 
 #include <cstdint>
 
+#include "kernels/batch.h"
+#include "kernels/device.h"
 #include "kernels/exec.h"
 
 namespace chromamba::kernels {
@@ -40,6 +42,26 @@ struct CausalConv1dArgs {
 };
 
 void causal_conv1d(Exec& exec, const CausalConv1dArgs& args);
+
+// On a device, over the spans of a batch. u and out in the context's element type, strides multiples of 8, E a
+// multiple of 8; weight, bias and states f32. A thread owns 8 channels and a run of rows, and keeps
+// the last K rows in registers: u is read once (and K - 1 of 32 rows twice). The states in DeviceSpan::state are
+// read before the span and updated after it (batch.h). Bytes a base, bf16: 2·E read, 2·E written.
+struct DeviceCausalConv1dArgs {
+  DeviceBatch batch;
+  int64_t channels = 0;
+  int64_t taps = 0;
+  bool silu = true;
+  bool reverse = false;
+  const void* u_LE = nullptr;
+  int64_t u_stride = 0;
+  const float* weight_KE = nullptr;
+  const float* bias_E = nullptr;
+  StateLayout state;
+  void* out_LE = nullptr;
+  int64_t out_stride = 0;
+};
+void causal_conv1d(DeviceExec& exec, const DeviceCausalConv1dArgs& args);
 
 namespace detail {
 void causal_conv1d_simd(const CausalConv1dArgs& args);

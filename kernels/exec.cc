@@ -96,8 +96,4 @@ void use_simd_target(const std::string& name) {
                    "' is not available here; this machine runs: auto, " + known);
 }
 
-#if !defined(CHROMAMBA_HAVE_CUDA)
-std::vector<std::string> describe_cuda_devices() { return {}; }
-#endif
-
 }  // namespace chromamba::kernels

@@ -14,6 +14,8 @@
 
 #include <cstdint>
 
+#include "kernels/add_norm.h"
+#include "kernels/device.h"
 #include "kernels/exec.h"
 
 namespace chromamba::kernels {
@@ -29,6 +31,30 @@ struct HeadArgs {
 };
 
 void head_log_softmax(Exec& exec, const HeadArgs& args);
+
+// On a device, from the residual stream to log-likelihoods in one kernel: the last residual add, the final norm, the
+// product with the head and the log-softmax; logits stay in registers. One warp owns a row.
+// Bytes a base, bf16: 2·D + 4·D read, 8 more for target and result; unfused 12·D + 6·V. The stream is not
+// written, so a tap of the final norm is another call of add_norm before this one.
+struct DeviceHeadArgs {
+  NormKind norm = NormKind::rms;
+  int64_t rows = 0;
+  int64_t d_model = 0;  // D
+  int64_t stride = 0;   // between rows, a multiple of 8
+  int64_t vocab_size = 0;
+  float eps = 1e-5F;
+  const void* hidden_LD = nullptr;
+  const float* residual_LD = nullptr;
+  const float* norm_weight_D = nullptr;  // [stride], zero beyond d_model
+  const float* norm_bias_D = nullptr;
+  const float* weight_VD = nullptr;   // [V, stride] f32, zero beyond d_model
+  const int32_t* row_list = nullptr;  // rows to take, or null: all, in order
+  const int32_t* target_L = nullptr;  // one for each row taken; < 0: NaN
+  float* out_L = nullptr;
+  float* log_p_LV = nullptr;   // [rows, V], or null
+  float* logits_LV = nullptr;  // [rows, V], or null
+};
+void head_log_likelihood(DeviceExec& exec, const DeviceHeadArgs& args);
 
 namespace detail {
 // Writes max and ln Σ exp(· - max) of each row.

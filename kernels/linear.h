@@ -19,6 +19,7 @@
 #include <cstdint>
 
 #include "kernels/base/aligned.h"
+#include "kernels/device.h"
 #include "kernels/exec.h"
 
 namespace chromamba::kernels {
@@ -29,6 +30,9 @@ constexpr int64_t kPanelWidth = 16;
 // weight_NK [N, K] in the order that `linear` reads.
 AlignedFloats pack_panels(const AlignedFloats& weight_NK, int64_t out_features,
                           int64_t in_features);
+
+// Row n, column k of the [N, K] matrix that panels hold.
+inline float panel_weight(const AlignedFloats& panels, int64_t n, int64_t k, int64_t in_features);
 
 struct LinearArgs {
   int64_t rows = 0;
@@ -44,6 +48,23 @@ struct LinearArgs {
 
 void linear(Exec& exec, const LinearArgs& args);
 
+// On a device: cuBLASLt, x and weight_NK [N, K] in the context's element type, sums in f32 (TF32 is
+// never used), y rounded once. Strides multiples of 8. The algorithm of a shape (K, N) is chosen once, for
+// kPlanRows rows and without split sums, and used for any number of rows: each element is the same
+// sequence of operations wherever its row lies.
+struct DeviceLinearArgs {
+  int64_t rows = 0;
+  int64_t in_features = 0;   // K
+  int64_t out_features = 0;  // N
+  const void* x = nullptr;
+  int64_t x_stride = 0;
+  const void* weight_NK = nullptr;
+  const void* bias_N = nullptr;  // element type, or null
+  void* y = nullptr;
+  int64_t y_stride = 0;
+};
+void linear(DeviceExec& exec, const DeviceLinearArgs& args);
+
 namespace detail {
 void linear_simd(const LinearArgs& args);
 
@@ -52,5 +73,9 @@ inline int64_t panel_index(int64_t n, int64_t k, int64_t in_features) {
   return (n / kPanelWidth * in_features + k) * kPanelWidth + n % kPanelWidth;
 }
 }  // namespace detail
+
+inline float panel_weight(const AlignedFloats& panels, int64_t n, int64_t k, int64_t in_features) {
+  return panels[static_cast<size_t>(detail::panel_index(n, k, in_features))];
+}
 
 }  // namespace chromamba::kernels

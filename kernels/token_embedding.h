@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "kernels/device.h"
 #include "kernels/exec.h"
 
 namespace chromamba::kernels {
@@ -23,5 +24,17 @@ struct TokenEmbeddingArgs {
 };
 
 void token_embedding(Exec& exec, const TokenEmbeddingArgs& args);
+
+// On a device, into the residual stream (f32). tokens_L [rows], table_VD [V, D] f32, out_LD [rows, D]
+// f32, 16-byte aligned, D a multiple of 8. A token outside the table gives NaN. 4·D bytes written a base.
+struct DeviceTokenEmbeddingArgs {
+  int64_t rows = 0;
+  int64_t vocab_size = 0;
+  int64_t d_model = 0;
+  const int32_t* tokens_L = nullptr;
+  const float* table_VD = nullptr;
+  float* out_LD = nullptr;
+};
+void token_embedding(DeviceExec& exec, const DeviceTokenEmbeddingArgs& args);
 
 }  // namespace chromamba::kernels

@@ -16,6 +16,7 @@
 #include "kernels/head.h"
 #include "kernels/linear.h"
 #include "kernels/token_embedding.h"
+#include "mamba/device_engine.h"
 
 namespace chromamba::mamba {
 namespace {
@@ -359,15 +360,39 @@ class Engine::Impl {
 Engine::Engine(const Model& model, kernels::Backend backend, int threads)
     : impl_(std::make_unique<Impl>(model, backend, std::max(threads, 1))) {}
 
-Engine::~Engine() = default;
-
-SequenceState Engine::new_sequence() const { return impl_->new_sequence(); }
-
-void Engine::forward(std::span<Chunk> chunks, const std::function<void()>& poll) {
-  impl_->forward(chunks, poll);
+Engine::Engine(const Model& model, const ComputeDevice& device, int threads) {
+  if (device.cuda) {
+    device_ = std::make_unique<DeviceEngine>(model, device);
+  } else {
+    impl_ = std::make_unique<Impl>(model, device.backend, std::max(threads, 1));
+  }
 }
 
-int64_t Engine::workspace_bytes(const Model& model, int threads) {
+Engine::~Engine() = default;
+
+SequenceState Engine::new_sequence() const {
+  return device_ ? device_->new_sequence() : impl_->new_sequence();
+}
+
+void Engine::forward(std::span<Chunk> chunks, const std::function<void()>& poll) {
+  if (device_) {
+    device_->forward(chunks, poll);
+  } else {
+    impl_->forward(chunks, poll);
+  }
+}
+
+std::vector<LayerState> Engine::layer_states(const SequenceState& state) const {
+  return device_ ? device_->read_layers(state) : state.layers;
+}
+
+int64_t Engine::good_chunk() const { return device_ ? 8 * device_->rows_per_pass() : kTileRows; }
+
+int64_t Engine::device_peak_bytes() const { return device_ ? device_->exec().peak_bytes() : 0; }
+
+int64_t Engine::workspace_bytes(const Model& model, const ComputeDevice& device, int threads,
+                                bool hidden) {
+  if (device.cuda) return DeviceEngine::host_bytes(model, hidden);
   const int64_t rows = 2 * model.config().d_model + model.config().vocab_size;
   return threads * 4 * (kTileRows * rows + Impl::mixer_workspace(model));
 }

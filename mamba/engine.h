@@ -15,6 +15,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/device.h"
 #include "kernels/exec.h"
 #include "mamba/model.h"
 
@@ -28,11 +29,29 @@ constexpr int64_t kTileRows = 256;
 // before the final norm, kFinalLayer the output of the final norm.
 constexpr int64_t kFinalLayer = -1;
 
-// What one sequence carries between chunks.
+// What computes: the CPU (or its double reference) with threads, or one GPU.
+struct ComputeDevice {
+  kernels::Backend backend = kernels::Backend::cpu;
+  bool cuda = false;
+  int ordinal = 0;  // of the GPU
+  kernels::DType dtype =
+      kernels::DType::f32;            // of activations and weights on the GPU; the CPU has f32
+  int64_t memory = int64_t{4} << 30;  // bound for the GPU's memory, bytes
+  int64_t pass_rows = 0;              // bases the GPU takes at a time; 0: a good number
+};
+
+struct DeviceSequence;  // device_engine.cc
+
+// What one sequence carries between chunks. Belongs to the engine that made it.
 struct SequenceState {
-  int64_t position = 0;  // bases seen
-  std::vector<LayerState> layers;
+  SequenceState() = default;
+  SequenceState(SequenceState&&) = default;
+  SequenceState& operator=(SequenceState&&) = default;
+
+  int64_t position = 0;            // bases seen
+  std::vector<LayerState> layers;  // on the CPU; Engine::layer_states() reads them on any device
   AlignedFloats next_log_p;  // [V] ln p of the next token given all bases seen (once position > 0)
+  std::shared_ptr<DeviceSequence> device;  // on a GPU
 };
 
 struct HiddenTap {
@@ -52,10 +71,14 @@ struct Chunk {
   std::vector<HiddenTap> taps;
 };
 
+class DeviceEngine;
+
 class Engine {
  public:
   // `threads` >= 1 workers. The model must outlive the engine.
   Engine(const Model& model, kernels::Backend backend, int threads);
+  // `threads` counts for the CPU only. ResourceError when the GPU is not there or too small.
+  Engine(const Model& model, const ComputeDevice& device, int threads);
   ~Engine();
 
   SequenceState new_sequence() const;
@@ -66,12 +89,23 @@ class Engine {
   // call's sequences are undefined.
   void forward(std::span<Chunk> chunks, const std::function<void()>& poll = {});
 
-  // Bytes that workers hold besides the model: for planning.
-  static int64_t workspace_bytes(const Model& model, int threads);
+  // The state of every layer after the last base seen.
+  std::vector<LayerState> layer_states(const SequenceState& state) const;
+
+  // Bases a call should bring at least, for the device to be busy.
+  int64_t good_chunk() const;
+
+  // The GPU's memory at its fullest so far; 0 on the CPU.
+  int64_t device_peak_bytes() const;
+
+  // Bytes of host memory that the engine holds besides the model: for planning. `hidden`: calls will have a tap.
+  static int64_t workspace_bytes(const Model& model, const ComputeDevice& device, int threads,
+                                 bool hidden);
 
  private:
   class Impl;
-  std::unique_ptr<Impl> impl_;
+  std::unique_ptr<Impl> impl_;            // the CPU's
+  std::unique_ptr<DeviceEngine> device_;  // or the GPU's
 };
 
 }  // namespace chromamba::mamba

@@ -21,6 +21,7 @@ class Mamba1Mixer : public Mixer {
   LayerState zero_state() const override;
   int64_t workspace_floats(int64_t rows) const override;
   int64_t matmul_flops() const override;
+  std::unique_ptr<DeviceMixer> upload(kernels::DeviceExec& exec) const override;
 
  private:
   int64_t d_model_;

@@ -5,12 +5,15 @@
 // through the state.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "kernels/base/aligned.h"
+#include "kernels/batch.h"
+#include "kernels/device.h"
 #include "kernels/exec.h"
 #include "mamba/config.h"
 #include "mamba/tensor_loader.h"
@@ -44,12 +47,35 @@ struct MixerCall {
   CarryGate* gate = nullptr;
 };
 
+struct DeviceMixerCall {
+  kernels::DeviceBatch batch;
+  const void* input_LD = nullptr;  // [rows, padded D]
+  void* out_LD = nullptr;          // [rows, padded D]; may alias input
+  std::byte* workspace = nullptr;  // workspace_bytes(rows, segments)
+  int64_t state_offset = 0;        // of this layer in DeviceSpan::state
+};
+
+// A mixer's weights on a device and its forward pass there.
+class DeviceMixer {
+ public:
+  virtual ~DeviceMixer() = default;
+  virtual void forward(kernels::DeviceExec& exec, const DeviceMixerCall& call) const = 0;
+  virtual int64_t state_floats() const = 0;  // of one sequence (kernels/batch.h)
+  virtual int64_t workspace_bytes(int64_t rows, int64_t segments) const = 0;
+  // One sequence's state after its last base, from a copy of its state_floats() on the host.
+  virtual LayerState read_state(const float* floats) const = 0;
+};
+
+// Rows on a device are padded to a multiple of 8 elements, 16 bytes in bf16: the width of a load.
+inline int64_t padded_width(int64_t n) { return (n + 7) / 8 * 8; }
+
 class Mixer {
  public:
   virtual ~Mixer() = default;
   virtual void forward(kernels::Exec& exec, const MixerCall& call) const = 0;
   virtual LayerState zero_state() const = 0;
   virtual int64_t workspace_floats(int64_t rows) const = 0;
+  virtual std::unique_ptr<DeviceMixer> upload(kernels::DeviceExec& exec) const = 0;
   // Floating-point operations of the matrix products, per base.
   virtual int64_t matmul_flops() const = 0;
 };

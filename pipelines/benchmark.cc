@@ -8,10 +8,13 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <tuple>
 #include <vector>
 
 #include "kernels/base/error.h"
+#include "kernels/device_bench.h"
 #include "kernels/kernel_bench.h"
+#include "pipelines/devices.h"
 #include "pipelines/score.h"
 #include "pipelines/selftest.h"
 
@@ -85,6 +88,7 @@ StreamStats time_score(const BenchOptions& options, const mamba::Model& model,
   score.job.input.path = fasta;
   score.job.input.scratch_folder = folder.path();
   score.job.threads = options.threads;
+  score.job.device = options.device;
   score.job.chunk_size = options.chunk_size;
   score.job.version = options.version;
   score.job.stop = options.stop;
@@ -174,6 +178,90 @@ nlohmann::json run_benchmark(const BenchOptions& options, const mamba::Model& mo
                      {"share_of_gemm_bound", score_rate / bound},
                      {"read_percent", 100 * score.read_seconds / score.seconds},
                      {"write_percent", 100 * score.write_seconds / score.seconds}};
+  return report;
+}
+
+nlohmann::json run_device_benchmark(const BenchOptions& options, const mamba::Model& model) {
+  const mamba::ModelConfig& config = model.config();
+  nlohmann::json report;
+  report["version"] = options.version;
+  report["device"] = device_name(options.device);
+  report["dtype"] = dtype_name(options.device);
+  report["model"] = model.name();
+  report["model_sha256"] = model.sha256();
+  {
+    kernels::DeviceExec exec(options.device.ordinal, options.device.dtype);
+    const kernels::MachineCeilings ceilings = kernels::measure_device_ceilings(exec);
+    report["ceilings"] = {{"gemm_tflops", ceilings.sgemm_flops * 1e-12},
+                          {"copy_gbytes_per_s", ceilings.copy_bytes * 1e-9}};
+    report["scans"] = nlohmann::json::array();
+    for (const auto& [sequences, length, carried] :
+         {std::tuple<int64_t, int64_t, bool>{1, 1 << 20, true},
+          {32, 32768, true},
+          {32, 32768, false}}) {
+      throw_if_stopped(options.stop);
+      const kernels::ScanTiming scan =
+          kernels::bench_device_scan(exec, sequences, length, 512, carried);
+      report["scans"].push_back({{"sequences", sequences},
+                                 {"length", length},
+                                 {"channels", scan.channels},
+                                 {"carried", carried},
+                                 {"milliseconds", scan.seconds * 1e3},
+                                 {"updates_per_s", scan.updates_per_s}});
+    }
+    report["kernels"] = nlohmann::json::array();
+    for (const kernels::KernelTiming& timing :
+         kernels::bench_device_kernels(exec, {.rows = std::min<int64_t>(options.bases, 1 << 20),
+                                             .d_model = config.d_model,
+                                             .d_inner = config.d_inner,
+                                             .d_state = config.d_state,
+                                             .d_conv = config.d_conv,
+                                             .dt_rank = config.dt_rank,
+                                             .vocab_size = config.vocab_size})) {
+      const double bytes = timing.bytes / timing.seconds;
+      const double flops = timing.flops / timing.seconds;
+      report["kernels"].push_back({{"kernel", timing.kernel},
+                                   {"shape", timing.shape},
+                                   {"microseconds", timing.seconds * 1e6},
+                                   {"gbytes_per_s", bytes * 1e-9},
+                                   {"gflops", flops * 1e-9},
+                                   {"percent_of_copy", 100 * bytes / ceilings.copy_bytes},
+                                   {"percent_of_gemm", 100 * flops / ceilings.sgemm_flops},
+                                   {"error", timing.error}});
+    }
+  }
+
+  const std::string bases = random_bases(options.bases);
+  std::vector<int32_t> tokens(bases.size());
+  model.tokenizer().encode(bases.data(), options.bases, tokens.data());
+  double best_rate = 0;
+  {
+    mamba::Engine engine(model, options.device, 1);
+    report["lengths"] = nlohmann::json::array();
+    for (const int64_t n : {std::min<int64_t>(8192, options.bases),
+                            std::min<int64_t>(131072, options.bases), options.bases}) {
+      time_model(engine, tokens, n, n, options.stop);  // warm-up
+      std::vector<double> seconds;
+      for (int i = 0; i < 5; ++i) seconds.push_back(time_model(engine, tokens, n, n, options.stop));
+      std::nth_element(seconds.begin(), seconds.begin() + 2, seconds.end());
+      const double rate = static_cast<double>(n) / seconds[2];
+      best_rate = std::max(best_rate, rate);
+      report["lengths"].push_back(
+          {{"bases", n},
+           {"seconds", seconds[2]},
+           {"bases_per_s", rate},
+           {"gpu_peak_mib", static_cast<double>(engine.device_peak_bytes()) / (1 << 20)}});
+    }
+  }
+  if (options.with_files) {
+    const StreamStats score = time_score(options, model, bases);
+    const double score_rate = static_cast<double>(score.bases) / score.seconds;
+    report["score"] = {{"seconds", score.seconds},
+                       {"bases_per_s", score_rate},
+                       {"share_of_model", score_rate / best_rate},
+                       {"read_percent", 100 * score.read_seconds / score.seconds},
+                       {"write_percent", 100 * score.write_seconds / score.seconds}};
+  }
   return report;
 }
 

@@ -6,6 +6,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
+#include "mamba/engine.h"
 #include "mamba/model.h"
 #include "pipelines/interrupt.h"
 
@@ -18,6 +19,8 @@ struct BenchOptions {
   std::string scratch_folder = ".";
   std::string version;
   std::string simd = "auto";  // instruction set to measure
+  mamba::ComputeDevice device;
+  bool with_files = true;  // also score from FASTA to files
   StopSignal stop = nullptr;
 };
 
@@ -31,5 +34,11 @@ struct BenchOptions {
 //   score: seconds, bases_per_s, read_percent, write_percent   FASTA to HDF5, bigWig and TSV
 // InternalError when a verification fails: nothing is timed then.
 nlohmann::json run_benchmark(const BenchOptions& options, const mamba::Model& model);
+
+// The same for a GPU (options.device). Keys beside those above:
+//   dtype; kernels at options.bases rows of one sequence, percentages of the device's ceilings
+//   scans[]: sequences, length, channels, carried, updates_per_s (N = 16)
+//   lengths[]: also gpu_peak_mib, of 8,192, 131,072 and options.bases bases
+nlohmann::json run_device_benchmark(const BenchOptions& options, const mamba::Model& model);
 
 }  // namespace chromamba::pipelines

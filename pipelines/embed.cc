@@ -247,7 +247,7 @@ EmbedResult run_embed(const EmbedOptions& options, const mamba::Model& model, Ge
   if (options.job.started) {
     options.job.started(input.bases_to_read(options.job.strand, options.job.left_context));
   }
-  mamba::Engine engine(model, options.job.backend, options.job.threads);
+  mamba::Engine engine(model, options.job.device, options.job.threads);
   result.stats = stream_passes(
       engine, model, input.passes(options.job.strand, options.job.left_context),
       [&](const Part& part) { writer.consume(part); }, stream);

@@ -14,6 +14,7 @@
 
 #include "io/pending_file.h"
 #include "kernels/base/error.h"
+#include "pipelines/devices.h"
 
 namespace chromamba::pipelines {
 namespace {
@@ -23,6 +24,8 @@ constexpr int64_t kRegionBytes = 512;
 
 // 65,536 bases keep threads busy between the ends of a chunk, and are whole chunks of HDF5.
 constexpr int64_t kDefaultChunk = 65536;
+// A GPU takes many more bases at a time: the ends of a call, where it waits for the host, must be rare.
+constexpr int64_t kDefaultDeviceChunk = int64_t{1} << 19;
 constexpr int64_t kSmallestChunk = mamba::kTileRows;
 // Program and libraries beside what is counted one by one.
 constexpr int64_t kFixedBytes = int64_t{96} << 20;
@@ -30,7 +33,8 @@ constexpr int64_t kFixedBytes = int64_t{96} << 20;
 int64_t needed_bytes(const JobOptions& options, const mamba::Model& model,
                      const StreamOptions& stream, int64_t regions) {
   return kFixedBytes + kRegionBytes * regions + 4 * model.parameter_count() +
-         mamba::Engine::workspace_bytes(model, options.threads) +
+         mamba::Engine::workspace_bytes(model, options.device, options.threads,
+                                        stream.layer.has_value()) +
          stream_buffer_bytes(model, stream);
 }
 
@@ -94,7 +98,9 @@ int64_t plan_chunk_size(const JobOptions& options, const mamba::Model& model, bo
   StreamOptions stream;
   stream.log_likelihood = log_likelihood;
   if (hidden) stream.layer = 0;
-  stream.chunk_size = options.chunk_size > 0 ? options.chunk_size : kDefaultChunk;
+  stream.chunk_size = options.chunk_size > 0 ? options.chunk_size
+                      : options.device.cuda  ? kDefaultDeviceChunk
+                                             : kDefaultChunk;
   while (options.chunk_size == 0 && stream.chunk_size > kSmallestChunk &&
          needed_bytes(options, model, stream, regions) > options.memory) {
     stream.chunk_size /= 2;
@@ -130,10 +136,8 @@ std::vector<std::pair<std::string, std::string>> provenance(const JobOptions& op
   pairs.emplace_back("left_context", options.left_context.full
                                          ? "full"
                                          : std::to_string(options.left_context.bases));
-  pairs.emplace_back("device", options.backend == kernels::Backend::reference
-                                   ? "reference (double precision)"
-                                   : "cpu " + kernels::cpu_backend_name());
-  pairs.emplace_back("dtype", "f32");
+  pairs.emplace_back("device", device_name(options.device));
+  pairs.emplace_back("dtype", dtype_name(options.device));
   return pairs;
 }
 

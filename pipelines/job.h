@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "io/hdf5_file.h"
-#include "kernels/exec.h"
+#include "mamba/engine.h"
 #include "mamba/model.h"
 #include "pipelines/genome_input.h"
 #include "pipelines/stream.h"
@@ -20,7 +20,7 @@ struct JobOptions {
   InputOptions input;
   StrandChoice strand = StrandChoice::forward;
   LeftContext left_context;
-  kernels::Backend backend = kernels::Backend::cpu;
+  mamba::ComputeDevice device;
   int threads = 1;
   int64_t chunk_size = 0;             // bases; 0: as many as fit the memory well
   int64_t memory = int64_t{4} << 30;  // bytes, a bound for everything

@@ -440,7 +440,7 @@ ScoreResult run_score(const ScoreOptions& options, const mamba::Model& model, Ge
   }
   ScoreResult result;
   Collector collector(options, input, sinks, result);
-  mamba::Engine engine(model, options.job.backend, options.job.threads);
+  mamba::Engine engine(model, options.job.device, options.job.threads);
   result.stats = stream_passes(
       engine, model, input.passes(options.job.strand, options.job.left_context),
       [&](const Part& part) { collector.consume(part); }, stream);

@@ -14,6 +14,13 @@ inline constexpr double kFixture = 1e-5;
 // 1,024 bases, 2e-5 over 65,536.
 inline constexpr double kBuiltInLogP = 5e-5;
 
+// The same in bf16 (8 bits of mantissa in activations and weights), mean over bases: the bound.
+inline constexpr double kBf16MeanLogP = 2e-3;
+
+// One kernel in bf16 against its double reference on the same rounded inputs: the output's own rounding
+// (2^-9) and that of values handed on inside the kernel's fused functions (2^-11).
+inline constexpr double kBf16Kernel = 0x1p-8;
+
 // One kernel against its double reference, as a share of the largest value of the output. A kernel
 // does at most a few dozen dependent roundings a value, decays keep the scan's from adding up.
 inline constexpr double kKernel = 64 * kRoundoff;  // 3.8e-6

@@ -47,7 +47,7 @@ TEST_CASE("add + norm agrees with the double reference") {
         const AlignedFloats residual = random_values(9 * width, 2, 3.0F);
         const AlignedFloats weight = random_values(width, 3);
         const AlignedFloats bias = random_values(width, 4);
-        const auto run = [&](Exec& exec, AlignedFloats& stream, AlignedFloats& out) {
+        const auto run = [&](auto& exec, AlignedFloats& stream, AlignedFloats& out) {
           add_norm(exec, {.kind = kind,
                           .length = 9,
                           .d_model = width,
@@ -62,7 +62,7 @@ TEST_CASE("add + norm agrees with the double reference") {
         AlignedFloats expected_stream = residual;
         AlignedFloats expected = poisoned(9 * width);
         run(reference, expected_stream, expected);
-        on_every_target([&](Exec& exec) {
+        on_every_target([&](auto& exec) {
           INFO("D " << width << (kind == NormKind::layer ? ", LayerNorm" : ", RMSNorm"));
           AlignedFloats stream = residual;
           AlignedFloats out = poisoned(9 * width);
@@ -83,7 +83,7 @@ TEST_CASE("linear agrees with the double reference, and a row's bits do not depe
     const AlignedFloats weight = pack_panels(random_values(out * in, 2), out, in);
     const AlignedFloats bias = random_values(out, 3);
     for (const bool with_bias : {true, false}) {
-      const auto run = [&, in = in, out = out](Exec& exec, int64_t first, int64_t rows) {
+      const auto run = [&, in = in, out = out](auto& exec, int64_t first, int64_t rows) {
         AlignedFloats y = poisoned(rows * (out + 2));
         linear(exec, {.rows = rows,
                       .in_features = in,
@@ -98,7 +98,7 @@ TEST_CASE("linear agrees with the double reference, and a row's bits do not depe
       };
       Exec reference(Backend::reference);
       const AlignedFloats expected = run(reference, 0, kRows);
-      on_every_target([&, in = in, out = out](Exec& exec) {
+      on_every_target([&, in = in, out = out](auto& exec) {
         const AlignedFloats whole = run(exec, 0, kRows);
         INFO(in << " -> " << out);
         CHECK(relative_error(whole, expected) <= tests::kKernel);
@@ -133,7 +133,7 @@ TEST_CASE("head gives log-probabilities that agree with double, the same through
     AlignedFloats expected = poisoned(11);
     AlignedFloats expected_all = poisoned(11 * vocab);
     run(reference, expected, expected_all);
-    on_every_target([&](Exec& exec) {
+    tests::on_every_instruction_set([&](auto& exec) {
       AlignedFloats out(11, 0.0F);
       AlignedFloats all = poisoned(11 * vocab);
       run(exec, out, all);

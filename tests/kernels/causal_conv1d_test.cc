@@ -23,8 +23,9 @@ struct Problem {
         bias(with_bias ? random_values(e, 3) : AlignedFloats()),
         state0(random_values(k * e, 4)) {}
 
-  void run(Exec& exec, int64_t from, int64_t count, bool reverse, AlignedFloats& state, float* out,
-           bool silu = true) const {
+  template <typename Target>
+  void run(Target& exec, int64_t from, int64_t count, bool reverse, AlignedFloats& state,
+           float* out, bool silu = true) const {
     causal_conv1d(exec, {.length = count,
                          .channels = channels,
                          .taps = taps,
@@ -56,7 +57,7 @@ TEST_CASE("causal conv agrees with the double reference and keeps the last K inp
           const float* row = problem.u.data() + (33 - taps + k) * (channels + 5);
           CHECK(std::equal(row, row + channels, expected_state.data() + k * channels));
         }
-        on_every_target([&](Exec& exec) {
+        on_every_target([&](auto& exec) {
           INFO("K " << taps << ", E " << channels);
           AlignedFloats out = poisoned(33 * channels);
           AlignedFloats state = problem.state0;
@@ -71,7 +72,7 @@ TEST_CASE("causal conv agrees with the double reference and keeps the last K inp
 
 TEST_CASE("causal conv: any split is the whole, bit for bit, in both directions") {
   const Problem problem(50, 40, 4);
-  on_every_target([&](Exec& exec) {
+  on_every_target([&](auto& exec) {
     for (const bool reverse : {false, true}) {
       AlignedFloats whole = poisoned(50 * 40);
       AlignedFloats state = problem.state0;
@@ -98,7 +99,7 @@ TEST_CASE("causal conv: reverse is the flipped forward convolution") {
   for (int64_t t = 0; t < 21; ++t) {
     std::copy_n(problem.u.data() + (20 - t) * 13, 13, flipped.u.data() + t * 13);
   }
-  on_every_target([&](Exec& exec) {
+  on_every_target([&](auto& exec) {
     AlignedFloats backward = poisoned(21 * 8);
     AlignedFloats forward = poisoned(21 * 8);
     AlignedFloats state_a = problem.state0;

@@ -31,7 +31,8 @@ struct Problem {
   }
 
   // Rows [from, from + count) into out [count, E], from and to `state`.
-  void run(Exec& exec, int64_t from, int64_t count, bool reverse, AlignedFloats& state,
+  template <typename Target>
+  void run(Target& exec, int64_t from, int64_t count, bool reverse, AlignedFloats& state,
            float* out) const {
     const int64_t wide = 2 * channels + 3;
     const int64_t narrow = 2 * d_state + 5;
@@ -58,7 +59,8 @@ struct Problem {
     selective_scan(exec, args);
   }
 
-  AlignedFloats whole(Exec& exec, AlignedFloats& state, bool reverse = false) const {
+  template <typename Target>
+  AlignedFloats whole(Target& exec, AlignedFloats& state, bool reverse = false) const {
     AlignedFloats out = poisoned(length * channels);
     run(exec, 0, length, reverse, state, out.data());
     return out;
@@ -76,7 +78,7 @@ TEST_CASE("selective scan agrees with the double reference") {
       Exec reference(Backend::reference);
       AlignedFloats expected_state = problem.h0;
       const AlignedFloats expected = problem.whole(reference, expected_state);
-      on_every_target([&](Exec& exec) {
+      on_every_target([&](auto& exec) {
         INFO("N " << d_state << ", E " << channels);
         AlignedFloats state = problem.h0;
         CHECK(relative_error(problem.whole(exec, state), expected) <= tests::kKernel);
@@ -88,7 +90,7 @@ TEST_CASE("selective scan agrees with the double reference") {
 
 TEST_CASE("selective scan: any split is the whole, bit for bit") {
   const Problem problem(200, 40, 16);
-  on_every_target([&](Exec& exec) {
+  on_every_target([&](auto& exec) {
     for (const bool reverse : {false, true}) {
       AlignedFloats state = problem.h0;
       const AlignedFloats whole = problem.whole(exec, state, reverse);
@@ -122,7 +124,7 @@ TEST_CASE("selective scan: reverse is the flipped forward scan") {
   flip_rows(flipped.uz, 77);
   flip_rows(flipped.dt, 77);
   flip_rows(flipped.bc, 77);
-  on_every_target([&](Exec& exec) {
+  on_every_target([&](auto& exec) {
     AlignedFloats state = problem.h0;
     AlignedFloats flipped_state = problem.h0;
     const AlignedFloats backward = problem.whole(exec, state, true);
@@ -135,7 +137,7 @@ TEST_CASE("selective scan: reverse is the flipped forward scan") {
 
 TEST_CASE("selective scan: out may be dt, and ten runs give the same bits") {
   const Problem problem(130, 48, 16);
-  on_every_target([&](Exec& exec) {
+  on_every_target([&](auto& exec) {
     AlignedFloats state = problem.h0;
     const AlignedFloats whole = problem.whole(exec, state);
     Problem aliased = problem;
@@ -155,7 +157,7 @@ TEST_CASE("selective scan: a state decays to nothing, and time steps may be extr
   Exec reference(Backend::reference);
   AlignedFloats expected_state = problem.h0;
   const AlignedFloats expected = problem.whole(reference, expected_state);
-  on_every_target([&](Exec& exec) {
+  on_every_target([&](auto& exec) {
     AlignedFloats state = problem.h0;
     CHECK(relative_error(problem.whole(exec, state), expected) <= tests::kKernel);
     CHECK(relative_error(state, expected_state) <= tests::kKernel);
@@ -172,7 +174,7 @@ TEST_CASE("selective scan: absurd decay rates give zero decay, and no split chan
   Exec reference(Backend::reference);
   AlignedFloats expected_state = problem.h0;
   const AlignedFloats expected = problem.whole(reference, expected_state);
-  on_every_target([&](Exec& exec) {
+  on_every_target([&](auto& exec) {
     AlignedFloats state = problem.h0;
     const AlignedFloats whole = problem.whole(exec, state);
     AlignedFloats carried = problem.h0;

@@ -69,7 +69,7 @@ double exact_silu(double x) { return x / (1.0 + std::exp(-x)); }
 double exact_softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::fabs(x))); }
 
 TEST_CASE("vector functions agree with double on every instruction set") {
-  tests::on_every_target([](Exec&) {
+  tests::on_every_instruction_set([](Exec&) {
     const bool fused = cpu_backend_name().find("SSE4") == std::string::npos;
     const double extra = fused ? 0.0 : tests::kNoFmaUlps;
     const auto exact_exp = [](double x) { return std::exp(x); };
@@ -87,7 +87,7 @@ TEST_CASE("vector functions agree with double on every instruction set") {
 }
 
 TEST_CASE("vector functions stay finite far outside") {
-  tests::on_every_target([](Exec&) {
+  tests::on_every_instruction_set([](Exec&) {
     const std::vector<float> in = {-1e30F, -1e4F, -500, -200, 200, 500, 1e4F, 1e30F};
     std::vector<float> out(in.size());
     const auto n = static_cast<int64_t>(in.size());

@@ -17,11 +17,12 @@
 
 #include "kernels/base/error.h"
 #include "mamba/tensor_store.h"
+#include "tests/test_data.h"
 
 namespace chromamba::mamba::testing {
 
 inline std::string data_path(const std::string& name) {
-  return std::string(CHROMAMBA_TEST_DATA) + "/" + name;
+  return chromamba::tests::test_data() + "/" + name;
 }
 
 // Little-endian bytes of a number.

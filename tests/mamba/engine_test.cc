@@ -14,17 +14,18 @@ using tests::poisoned;
 using tests::relative_error;
 using tests::same_bits;
 
-constexpr kernels::Backend kCpu = kernels::Backend::cpu;
+const ComputeDevice kCpu;
 
 void check_same(const ModelOutputs& a, const ModelOutputs& b) {
   CHECK(same_bits(a.log_likelihood, b.log_likelihood));
   CHECK(same_bits(a.logits, b.logits));
   for (size_t i = 0; i < a.hidden.size(); ++i) CHECK(same_bits(a.hidden[i], b.hidden[i]));
-  CHECK(a.state.position == b.state.position);
-  CHECK(same_bits(a.state.next_log_p, b.state.next_log_p));
-  for (size_t k = 0; k < a.state.layers.size(); ++k) {
-    CHECK(same_bits(a.state.layers[k].conv, b.state.layers[k].conv));
-    CHECK(same_bits(a.state.layers[k].ssm, b.state.layers[k].ssm));
+  CHECK(a.position == b.position);
+  CHECK(same_bits(a.next_log_p, b.next_log_p));
+  REQUIRE(a.layer_states.size() == b.layer_states.size());
+  for (size_t k = 0; k < a.layer_states.size(); ++k) {
+    CHECK(same_bits(a.layer_states[k].conv, b.layer_states[k].conv));
+    CHECK(same_bits(a.layer_states[k].ssm, b.layer_states[k].ssm));
   }
 }
 
@@ -67,12 +68,47 @@ TEST_CASE("the whole lambda genome: chunks of 1,000, 4,096, 65,536 and 1 or 2 th
   }
 }
 
-TEST_CASE("batch mates never change a bit") {
+TEST_CASE("on a GPU, any chunk size gives the same bits, and so does every run") {
+  const Fixture fixture("mamba1_long");
+  for (const ComputeDevice& device :
+       tests::test_devices({kernels::DType::f32, kernels::DType::bf16})) {
+    if (!device.cuda) continue;
+    INFO(tests::label(device));
+    const std::vector<int64_t> layers = {0, 1, kFinalLayer};
+    const ModelOutputs whole(fixture.model, fixture.tokens, device, 1, 1 << 20, layers);
+    for (const int64_t chunk : {1 << 20, 1000, 4096, 65536, 511, 512, 513, 20000}) {
+      INFO("chunk " << chunk);
+      check_same(ModelOutputs(fixture.model, fixture.tokens, device, 1, chunk, layers), whole);
+    }
+    ComputeDevice small = device;
+    small.memory = int64_t{150} << 20;  // several passes a chunk
+    check_same(ModelOutputs(fixture.model, fixture.tokens, small, 1, 1 << 20, layers), whole);
+    const std::vector<int32_t> start(fixture.tokens.begin(), fixture.tokens.begin() + 700);
+    check_same(ModelOutputs(fixture.model, start, device, 1, 1, layers),
+               ModelOutputs(fixture.model, start, device, 1, 700, layers));
+  }
+}
+
+TEST_CASE("a GPU without room for the model says what it needs") {
+  const Fixture fixture("mamba1_ref");
+  for (const ComputeDevice& device : tests::test_devices()) {
+    if (!device.cuda) continue;
+    ComputeDevice small = device;
+    small.memory = int64_t{20} << 20;
+    CHECK_THROWS_AS(Engine(fixture.model, small, 1), ResourceError);
+    ComputeDevice absent = device;
+    absent.ordinal = 99;
+    CHECK_THROWS_AS(Engine(fixture.model, absent, 1), ResourceError);
+  }
+}
+
+void check_batch_mates(const ComputeDevice& device) {
+  INFO(tests::label(device));
   const Fixture fixture("mamba1_ref");
   const Model& model = fixture.model;
-  Engine engine(model, kCpu, 3);
+  Engine engine(model, device, 3);
   // Sequences of odd lengths, each started in an earlier call, advance together.
-  const std::vector<int64_t> lengths = {1, 2, 255, 256, 257, 700, 0, 33};
+  const std::vector<int64_t> lengths = {1, 2, 255, 256, 257, 700, 0, 33, 1900};
   std::vector<SequenceState> states;
   std::vector<AlignedFloats> log_p;
   for (const int64_t n : lengths) {
@@ -102,7 +138,15 @@ TEST_CASE("batch mates never change a bit") {
       CHECK(states[i].position == 0);
       continue;
     }
-    CHECK(same_bits(log_p[i], ModelOutputs(model, alone, kCpu, 1, lengths[i], {}).log_likelihood));
+    CHECK(
+        same_bits(log_p[i], ModelOutputs(model, alone, device, 1, lengths[i], {}).log_likelihood));
+  }
+}
+
+TEST_CASE("batch mates never change a bit") {
+  for (const ComputeDevice& device :
+       tests::test_devices({kernels::DType::f32, kernels::DType::bf16})) {
+    check_batch_mates(device);
   }
 }
 
@@ -205,11 +249,19 @@ TEST_CASE("odd shapes agree with the double reference") {
     for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = 7 + static_cast<int32_t>(i * i % 5);
     const std::vector<int64_t> layers = {model.config().n_layer, kFinalLayer};
     const ModelOutputs fast(model, tokens, kCpu, 2, 300, layers);
-    const ModelOutputs slow(model, tokens, kernels::Backend::reference, 1, 700, layers);
+    const ModelOutputs slow(model, tokens, tests::on_reference(), 1, 700, layers);
     CHECK(relative_error(fast.hidden[0], slow.hidden[0]) <= tests::kFixture);
     CHECK(relative_error(fast.hidden[1], slow.hidden[1]) <= tests::kFixture);
     CHECK(relative_error(fast.logits, slow.logits) <= tests::kFixture);
     check_same(ModelOutputs(model, tokens, kCpu, 1, 77, layers), fast);
+    for (const ComputeDevice& device : tests::test_devices()) {
+      if (!device.cuda) continue;
+      const ModelOutputs gpu(model, tokens, device, 1, 300, layers);
+      CHECK(relative_error(gpu.hidden[0], slow.hidden[0]) <= tests::kFixture);
+      CHECK(relative_error(gpu.hidden[1], slow.hidden[1]) <= tests::kFixture);
+      CHECK(relative_error(gpu.logits, slow.logits) <= tests::kFixture);
+      check_same(ModelOutputs(model, tokens, device, 1, 77, layers), gpu);
+    }
   }
 }
 

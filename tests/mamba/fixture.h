@@ -2,6 +2,8 @@
 #pragma once
 
 #include <catch2/catch.hpp>
+#include <cstdio>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,12 +13,13 @@
 #include "mamba/model.h"
 #include "mamba/safetensors.h"
 #include "tests/random_values.h"
+#include "tests/test_data.h"
 
 namespace chromamba::tests {
 
 struct Fixture {
   explicit Fixture(const std::string& name, const std::string& weights = "")
-      : folder(std::string(CHROMAMBA_TEST_DATA) + "/" + name),
+      : folder(test_data() + "/" + name),
         model(mamba::open_checkpoint(folder + (weights.empty() ? "" : "/" + weights))),
         expected(mamba::open_safetensors(folder + "/expected.safetensors")) {
     const mamba::TensorInfo* ids = expected->find("input_ids");
@@ -57,7 +60,7 @@ mamba::Checkpoint made_checkpoint(const std::string& config, unsigned seed,
 // Everything a model gives for a sequence, computed in chunks of `chunk` bases.
 struct ModelOutputs {
   ModelOutputs(const mamba::Model& model, const std::vector<int32_t>& tokens,
-               kernels::Backend backend, int threads, int64_t chunk,
+               const mamba::ComputeDevice& device, int threads, int64_t chunk,
                const std::vector<int64_t>& layers) {
     const auto n = static_cast<int64_t>(tokens.size());
     const int64_t width = model.config().d_model;
@@ -65,8 +68,8 @@ struct ModelOutputs {
     log_likelihood = poisoned(n);
     logits = poisoned(n * vocab);
     for (size_t i = 0; i < layers.size(); ++i) hidden.push_back(poisoned(n * width));
-    mamba::Engine engine(model, backend, threads);
-    state = engine.new_sequence();
+    mamba::Engine engine(model, device, threads);
+    mamba::SequenceState state = engine.new_sequence();
     for (int64_t start = 0; start < n; start += chunk) {
       mamba::Chunk part;
       part.state = &state;
@@ -79,13 +82,51 @@ struct ModelOutputs {
       }
       engine.forward({&part, 1});
     }
+    position = state.position;
+    next_log_p = state.next_log_p;
+    layer_states = engine.layer_states(state);
   }
 
   AlignedFloats log_likelihood;
   AlignedFloats logits;
   std::vector<AlignedFloats> hidden;  // as `layers`
-  mamba::SequenceState state;
+  // Of the state after the last chunk.
+  int64_t position = 0;
+  AlignedFloats next_log_p;
+  std::vector<mamba::LayerState> layer_states;
 };
+
+inline mamba::ComputeDevice on_cpu() { return {}; }
+
+inline mamba::ComputeDevice on_reference() {
+  mamba::ComputeDevice device;
+  device.backend = kernels::Backend::reference;
+  return device;
+}
+
+// The CPU, and every GPU of this machine in the types named; says so when there is none.
+inline std::vector<mamba::ComputeDevice> test_devices(
+    std::initializer_list<kernels::DType> dtypes = {kernels::DType::f32}) {
+  std::vector<mamba::ComputeDevice> devices = {on_cpu()};
+  std::string why;
+  for (const kernels::DeviceInfo& info : kernels::cuda_devices(&why)) {
+    for (const kernels::DType dtype : dtypes) {
+      mamba::ComputeDevice device;
+      device.cuda = true;
+      device.ordinal = info.ordinal;
+      device.dtype = dtype;
+      devices.push_back(device);
+    }
+    break;  // the first stands for all
+  }
+  if (devices.size() == 1) std::printf("SKIPPED on a GPU: %s\n", why.c_str());
+  return devices;
+}
+
+inline std::string label(const mamba::ComputeDevice& device) {
+  if (!device.cuda) return device.backend == kernels::Backend::cpu ? "cpu" : "reference";
+  return std::string("cuda ") + kernels::dtype_name(device.dtype);
+}
 
 // States are kept channels-last; the published ones are [E, K] and [E, N].
 inline AlignedFloats channels_first(const AlignedFloats& rows, int64_t channels) {

@@ -10,9 +10,10 @@ namespace {
 using tests::channels_first;
 using tests::Fixture;
 using tests::ModelOutputs;
+using tests::on_cpu;
+using tests::on_reference;
 using tests::relative_error;
-
-constexpr kernels::Backend kCpu = kernels::Backend::cpu;
+using tests::test_devices;
 
 // Reports every tensor's error as a share of what is allowed, so that a drift is seen before it fails.
 void check(const std::string& name, double error, double allowed) {
@@ -33,24 +34,26 @@ AlignedFloats after_first(const AlignedFloats& log_likelihood) {
   return {log_likelihood.begin() + 1, log_likelihood.end()};
 }
 
-void check_states(const Fixture& fixture, const std::string& label, const SequenceState& state) {
+void check_states(const Fixture& fixture, const std::string& label,
+                  const std::vector<LayerState>& layers) {
   const int64_t channels = fixture.model.config().d_inner;
-  for (size_t k = 0; k < state.layers.size(); ++k) {
+  REQUIRE(static_cast<int64_t>(layers.size()) == fixture.model.config().n_layer);
+  for (size_t k = 0; k < layers.size(); ++k) {
     check_tensor(fixture, label, "conv_state." + std::to_string(k),
-                 channels_first(state.layers[k].conv, channels));
+                 channels_first(layers[k].conv, channels));
     check_tensor(fixture, label, "ssm_state." + std::to_string(k),
-                 channels_first(state.layers[k].ssm, channels));
+                 channels_first(layers[k].ssm, channels));
   }
 }
 
-void check_mamba_ssm(const std::string& weights, kernels::Backend backend,
+void check_mamba_ssm(const std::string& weights, const ComputeDevice& device,
                      const std::string& label) {
   const Fixture fixture("mamba1_ref", weights);
   const int64_t n_layer = fixture.model.config().n_layer;
   std::vector<int64_t> layers;
   for (int64_t k = 1; k <= n_layer; ++k) layers.push_back(k);
   layers.push_back(kFinalLayer);
-  const ModelOutputs out(fixture.model, fixture.tokens, backend, 2, 2048, layers);
+  const ModelOutputs out(fixture.model, fixture.tokens, device, 2, 2048, layers);
   for (int64_t k = 0; k < n_layer; ++k) {
     check_tensor(fixture, label, "residual." + std::to_string(k),
                  out.hidden[static_cast<size_t>(k)]);
@@ -58,60 +61,88 @@ void check_mamba_ssm(const std::string& weights, kernels::Backend backend,
   check_tensor(fixture, label, "final_hidden", out.hidden.back());
   check_tensor(fixture, label, "logits", out.logits);
   check_tensor(fixture, label, "next_logprob", after_first(out.log_likelihood));
-  check_states(fixture, label, out.state);
+  check_states(fixture, label, out.layer_states);
 }
 
 TEST_CASE("mamba1_ref: every tensor of mamba_ssm, from safetensors and from pytorch_model.bin") {
   for (const std::string& target : kernels::simd_targets()) {
     kernels::use_simd_target(target);
-    check_mamba_ssm("", kCpu, "mamba1_ref " + target);
+    check_mamba_ssm("", on_cpu(), "mamba1_ref " + target);
   }
   kernels::use_simd_target("auto");
-  check_mamba_ssm("pytorch_model.bin", kCpu, "mamba1_ref .bin");
-  check_mamba_ssm("", kernels::Backend::reference, "mamba1_ref reference");
+  check_mamba_ssm("pytorch_model.bin", on_cpu(), "mamba1_ref .bin");
+  for (const ComputeDevice& device : test_devices()) {
+    if (device.cuda) check_mamba_ssm("", device, "mamba1_ref " + tests::label(device));
+  }
+  check_mamba_ssm("", on_reference(), "mamba1_ref reference");
 }
 
-TEST_CASE("mamba1_hf: every tensor of Transformers") {
+void check_hf(const ComputeDevice& device) {
   const Fixture fixture("mamba1_hf");
+  const std::string label = "mamba1_hf " + tests::label(device);
   // hidden_states.k is the stream after block k, counted from 0; the last is after the final norm.
   const int64_t n_layer = fixture.model.config().n_layer;
   std::vector<int64_t> layers;
   for (int64_t k = 1; k <= n_layer; ++k) layers.push_back(k);
   layers.push_back(kFinalLayer);
-  const ModelOutputs out(fixture.model, fixture.tokens, kCpu, 2, 1024, layers);
+  const ModelOutputs out(fixture.model, fixture.tokens, device, 2, 1024, layers);
   for (int64_t k = 0; k <= n_layer; ++k) {
-    check_tensor(fixture, "mamba1_hf", "hidden_states." + std::to_string(k),
+    check_tensor(fixture, label, "hidden_states." + std::to_string(k),
                  out.hidden[static_cast<size_t>(k)]);
   }
-  check_tensor(fixture, "mamba1_hf", "final_hidden", out.hidden.back());
-  check_tensor(fixture, "mamba1_hf", "logits", out.logits);
+  check_tensor(fixture, label, "final_hidden", out.hidden.back());
+  check_tensor(fixture, label, "logits", out.logits);
+}
+
+TEST_CASE("mamba1_hf: every tensor of Transformers") {
+  for (const ComputeDevice& device : test_devices()) check_hf(device);
+}
+
+void check_long(const ComputeDevice& device) {
+  const Fixture fixture("mamba1_long");
+  const std::string label = "mamba1_long " + tests::label(device);
+  const ModelOutputs out(fixture.model, fixture.tokens, device, 2, 10000, {});
+  check_tensor(fixture, label, "next_logprob", after_first(out.log_likelihood));
+  const int64_t vocab = fixture.model.config().vocab_size;
+  check_tensor(fixture, label, "logits_tail",
+               AlignedFloats(out.logits.end() - 64 * vocab, out.logits.end()));
+  check_states(fixture, label, out.layer_states);
 }
 
 TEST_CASE("mamba1_long: the whole genome of phage lambda in chunks") {
-  const Fixture fixture("mamba1_long");
-  const ModelOutputs out(fixture.model, fixture.tokens, kCpu, 2, 10000, {});
-  check_tensor(fixture, "mamba1_long", "next_logprob", after_first(out.log_likelihood));
-  const int64_t vocab = fixture.model.config().vocab_size;
-  check_tensor(fixture, "mamba1_long", "logits_tail",
-               AlignedFloats(out.logits.end() - 64 * vocab, out.logits.end()));
-  check_states(fixture, "mamba1_long", out.state);
+  for (const ComputeDevice& device : test_devices()) check_long(device);
 }
 
-TEST_CASE("human-d128: ln p of 65,536 held-out bases", "[slow]") {
+void check_human(const ComputeDevice& device) {
   const Fixture fixture("human-d128");
-  CHECK(fixture.model.parameter_count() == 935040);
+  const std::string label = "human-d128 " + tests::label(device) + " ";
   const Model built_in = Model::built_in();
   CHECK(built_in.sha256() == fixture.model.sha256());
-  const ModelOutputs out(built_in, fixture.tokens, kCpu, 2, 65536, {});
+  const ModelOutputs out(built_in, fixture.tokens, device, 2, 65536, {});
   const AlignedFloats actual = after_first(out.log_likelihood);
   const AlignedFloats expected = fixture.tensor("next_logprob");
   REQUIRE(actual.size() == expected.size());
   double worst = 0;
+  double sum = 0;
   for (size_t i = 0; i < actual.size(); ++i) {
-    worst = std::max(worst, std::fabs(static_cast<double>(actual[i]) - expected[i]));
+    const double error = std::fabs(static_cast<double>(actual[i]) - expected[i]);
+    worst = std::max(worst, error);
+    sum += error;
   }
-  check("human-d128 next_logprob, absolute", worst, tests::kBuiltInLogP);
-  check("human-d128 next_logprob", relative_error(actual, expected), tests::kFixture);
+  if (device.dtype == kernels::DType::bf16) {
+    check(label + "next_logprob, mean absolute", sum / static_cast<double>(actual.size()),
+          tests::kBf16MeanLogP);
+    return;
+  }
+  check(label + "next_logprob, absolute", worst, tests::kBuiltInLogP);
+  check(label + "next_logprob", relative_error(actual, expected), tests::kFixture);
+}
+
+TEST_CASE("human-d128: ln p of 65,536 held-out bases", "[slow]") {
+  CHECK(Model::built_in().parameter_count() == 935040);
+  for (const ComputeDevice& device : test_devices({kernels::DType::f32, kernels::DType::bf16})) {
+    check_human(device);
+  }
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "io/bases.h"
 #include "kernels/base/error.h"
 #include "tests/random_values.h"
+#include "tests/test_data.h"
 
 namespace chromamba::pipelines {
 namespace {
@@ -30,8 +31,7 @@ class MemoryBases : public BaseSource {
 };
 
 const mamba::Model& tiny_model() {
-  static const mamba::Model model(
-      mamba::open_checkpoint(std::string(CHROMAMBA_TEST_DATA) + "/mamba1_long"));
+  static const mamba::Model model(mamba::open_checkpoint(tests::test_data() + "/mamba1_long"));
   return model;
 }
 

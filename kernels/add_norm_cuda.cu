@@ -1,0 +1,60 @@
+#include "kernels/add_norm.h"
+#include "kernels/check.h"
+#include "kernels/norm_rows.cuh"
+
+namespace chromamba::kernels {
+namespace {
+
+constexpr int kWarps = 4;
+
+template <int kVectors, typename T>
+__global__ void __launch_bounds__(32 * kWarps) add_norm_kernel(DeviceAddNormArgs args) {
+  const int lane = threadIdx.x % 32;
+  const int64_t row = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
+  if (row >= args.rows) return;
+  const T* hidden = static_cast<const T*>(args.hidden_LD);
+  if (hidden != nullptr) hidden += row * args.stride;
+  float* residual = args.residual_LD + row * args.stride;
+  cuda::RowPart<kVectors> part = cuda::load_row<kVectors, T>(residual, hidden, args.stride, lane);
+  if (hidden != nullptr) {
+#pragma unroll
+    for (int k = 0; k < kVectors; ++k) {
+      const int64_t column = cuda::part_column(k, lane);
+      if (column < args.stride) cuda::store8(part.value[k], residual + column);
+    }
+  }
+  if (args.out_LD == nullptr && args.out_f32_LD == nullptr) return;
+  cuda::norm_row(part, args.kind, args.d_model, args.stride, args.eps, args.weight_D, args.bias_D,
+                 lane);
+#pragma unroll
+  for (int k = 0; k < kVectors; ++k) {
+    const int64_t column = cuda::part_column(k, lane);
+    if (column >= args.stride) continue;
+    if (args.out_LD != nullptr) {
+      cuda::store8(part.value[k], static_cast<T*>(args.out_LD) + row * args.stride + column);
+    }
+    if (args.out_f32_LD != nullptr) {
+      for (int i = 0; i < 8 && column + i < args.d_model; ++i) {
+        args.out_f32_LD[row * args.d_model + column + i] = part.value[k][i];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void add_norm(DeviceExec& exec, const DeviceAddNormArgs& args) {
+  require(args.d_model > 0 && args.stride >= args.d_model && args.stride % 8 == 0,
+          "add_norm: sizes");
+  if (args.rows == 0) return;
+  cuda::with_dtype(exec.dtype(), [&](auto* element) {
+    using T = std::remove_pointer_t<decltype(element)>;
+    cuda::with_vectors(args.stride, [&](auto vectors) {
+      add_norm_kernel<decltype(vectors)::value, T>
+          <<<cuda::blocks_for(args.rows, kWarps), 32 * kWarps, 0, exec.impl().stream>>>(args);
+    });
+  });
+  cuda::check_launch(exec, "add_norm");
+}
+
+}  // namespace chromamba::kernels

@@ -1,0 +1,574 @@
+#include "kernels/check.h"
+#include "kernels/cuda_common.cuh"
+#include "kernels/selective_scan.h"
+
+namespace chromamba::kernels {
+namespace {
+
+// Channels of a block. Four warps share the reads of Bmat and Cmat; more would leave fewer blocks for
+// short sequences.
+constexpr int kThreads = 128;
+// Of every 8 exponentials so many go to the multiply-add units in step 3. The special-function unit does 16
+// a clock and multiprocessor, and a polynomial costs 11 issue slots of 128 a clock.
+constexpr int kPolynomial = 1;
+// The same for step 1, of every 16.
+constexpr int kPolynomialEnds = 3;
+
+// Bases of a tile in shared memory: 8 KB each for u, dt and z. An element type's tile is what a block of 128
+// channels reads with four 16-byte loads a thread.
+template <typename T>
+constexpr int kTileBases = 64 / static_cast<int>(sizeof(T));
+
+// Factors below 2^kNegligible add less to a state than its type's inputs are known to, unless an input
+// is 2^24 times its successors.
+template <typename T>
+constexpr float kNegligible = sizeof(T) == 2 ? -24.0F : -48.0F;
+
+// 2^(a·b) for a·b <= 0. In bf16 the special-function unit, or the polynomial where `polynomial`; in f32
+// the product is never rounded, so that a chain of 10^5 factors near 1 keeps its 7 digits.
+template <typename T>
+__device__ __forceinline__ float exp2_of(float a, float b, bool polynomial);
+template <>
+__device__ __forceinline__ float exp2_of<Bf16>(float a, float b, bool polynomial) {
+  return polynomial ? cuda::exp2_polynomial(a * b) : cuda::exp2_fast(a * b);
+}
+template <>
+__device__ __forceinline__ float exp2_of<float>(float a, float b, bool) {
+  return cuda::exp2_product(a, b);
+}
+
+// One block's part of the activations: kTileBases rows of 128 channels in running order.
+template <typename T>
+struct Tile {
+  T values[kTileBases<T>][kThreads];
+};
+
+// Where a segment lies: byte offsets within a segment fit 32 bits.
+struct SegmentRows {
+  int64_t first;
+  int step;
+  __device__ SegmentRows(const DeviceSpan& span, const DeviceSegment& segment, bool reverse)
+      : first(reverse ? span.row + span.length - 1 - segment.start : span.row + segment.start),
+        step(reverse ? -1 : 1) {}
+};
+
+// Sixteen bytes from device to shared memory, beside the computation.
+__device__ __forceinline__ void copy_async(void* to, const void* from) {
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+}
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+// Starts copying `count` rows from base `start` of the segment on. What lies beyond the channels or the
+// rows is left as it is: nobody uses it.
+template <typename T>
+__device__ __forceinline__ void load_tile(const T* from, int64_t stride, const SegmentRows& rows,
+                                          int start, int count, int channels, Tile<T>& tile) {
+  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+  constexpr int kAcross = kThreads / kVector;  // vectors in a row of the tile
+  const int across = static_cast<int>(threadIdx.x) % kAcross;
+  const int down = static_cast<int>(threadIdx.x) / kAcross;
+  const int per_pass = static_cast<int>(blockDim.x) / kAcross;
+  if (across * kVector >= channels) return;
+  const T* at = from + (rows.first + rows.step * (start + down)) * stride + across * kVector;
+  const int64_t advance = rows.step * per_pass * stride;
+#pragma unroll 4
+  for (int t = down; t < count; t += per_pass) {
+    copy_async(&tile.values[t][across * kVector], at);
+    at += advance;
+  }
+}
+
+// Rows of N values that all channels share (Bmat, Cmat) on their way to shared memory: read ahead into
+// registers, and stored as f32, zero beyond N and beyond the rows. Each thread follows one state down the rows.
+template <typename T, int kStates>
+struct StateRows {
+  // Of a full block; a narrower one, of a small model, reads what is left at once.
+  static constexpr int kAhead =
+      kTileBases<T> * kStates / kThreads > 0 ? kTileBases<T>* kStates / kThreads : 1;
+  const T* from;
+  int64_t stride;
+  int n;
+  int down;
+  int per_pass;
+  int states;
+  int held_count = 0;
+  T held[kAhead];
+
+  __device__ StateRows(const void* matrix, int64_t row_stride, int64_t d_state)
+      : from(static_cast<const T*>(matrix)),
+        stride(row_stride),
+        n(static_cast<int>(threadIdx.x) % kStates),
+        down(static_cast<int>(threadIdx.x) / kStates),
+        per_pass(static_cast<int>(blockDim.x) / kStates),
+        states(static_cast<int>(d_state)) {}
+
+  __device__ __forceinline__ T value(const SegmentRows& rows, int start, int count, int t) const {
+    return t < count && n < states ? from[(rows.first + rows.step * (start + t)) * stride + n]
+                                   : cuda::from_float<T>(0.0F);
+  }
+  __device__ __forceinline__ void read(const SegmentRows& rows, int start, int count) {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) held[i] = value(rows, start, count, down + i * per_pass);
+  }
+  __device__ __forceinline__ void store(const SegmentRows& rows, int start, int count,
+                                        float* tile) const {
+    if (down >= per_pass) return;  // threads that are no whole row
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int t = down + i * per_pass;
+      if (t < kTileBases<T>) tile[t * kStates + n] = cuda::to_float(held[i]);
+    }
+    for (int t = down + kAhead * per_pass; t < kTileBases<T>; t += per_pass) {
+      tile[t * kStates + n] = cuda::to_float(value(rows, start, count, t));
+    }
+  }
+};
+
+// The way back: `count` rows of the tile to memory.
+template <typename T>
+__device__ __forceinline__ void store_tile(const Tile<T>& tile, T* to, int64_t stride,
+                                           const SegmentRows& rows, int start, int count,
+                                           int channels) {
+  constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+  constexpr int kAcross = kThreads / kVector;
+  const int across = static_cast<int>(threadIdx.x) % kAcross;
+  const int down = static_cast<int>(threadIdx.x) / kAcross;
+  const int per_pass = static_cast<int>(blockDim.x) / kAcross;
+  if (across * kVector >= channels) return;
+  T* at = to + (rows.first + rows.step * (start + down)) * stride + across * kVector;
+  const int64_t advance = rows.step * per_pass * stride;
+#pragma unroll 4
+  for (int t = down; t < count; t += per_pass) {
+    *reinterpret_cast<uint4*>(at) =
+        *reinterpret_cast<const uint4*>(&tile.values[t][across * kVector]);
+    at += advance;
+  }
+}
+
+// Bases that are worked on together: time steps, gates and loads of several are independent, which
+// keeps one warp busy where there are few.
+template <int kStates>
+constexpr int kGroup = kStates <= 16 ? 8 : 4;
+
+// Step 1: what a segment adds to the state, and its sum of Δ (times log2 e).
+template <typename T, int kStates>
+struct EndsMemory {
+  Tile<T> u[2];
+  Tile<T> dt[2];
+  float b[kTileBases<T> * kStates];
+};
+
+template <typename T, int kStates>
+__global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveScanArgs args) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  auto& memory = *reinterpret_cast<EndsMemory<T, kStates>*>(shared);
+  constexpr int kTile = kTileBases<T>;
+  constexpr int kBases = kGroup<kStates>;
+  const DeviceSegment segment = args.batch.segments[blockIdx.x];
+  const DeviceSpan span = args.batch.spans[segment.span];
+  // Nobody continues from the last segment of a span unless it is whole.
+  if (segment.length < args.batch.segment_bases) return;
+  const int64_t first_channel = int64_t{blockIdx.y} * blockDim.x;
+  const int64_t e = first_channel + threadIdx.x;
+  const bool active = e < args.channels;
+  const int64_t channel = active ? e : args.channels - 1;
+  const int channels = static_cast<int>(
+      args.channels - first_channel < blockDim.x ? args.channels - first_channel : blockDim.x);
+  const int lane = active ? static_cast<int>(threadIdx.x) : channels - 1;
+  const SegmentRows rows(span, segment, args.reverse);
+  const float bias = args.dt_bias_E != nullptr ? args.dt_bias_E[channel] : 0.0F;
+
+  float a[kStates];
+  float h[kStates];
+  constexpr int kQuads = kStates / 4;
+  float slowest[kQuads];
+#pragma unroll
+  for (int n = 0; n < kStates; ++n) {
+    a[n] = n < args.d_state ? args.A_NE[n * args.channels + channel] : 0.0F;
+    h[n] = 0;
+  }
+#pragma unroll
+  for (int q = 0; q < kQuads; ++q) {
+    slowest[q] = -INFINITY;
+#pragma unroll
+    for (int n = 4 * q; n < 4 * q + 4; ++n) {
+      if (n < args.d_state) slowest[q] = fmaxf(slowest[q], a[n]);
+    }
+  }
+
+  StateRows<T, kStates> b_rows(args.Bmat_LN, args.bc_stride, args.d_state);
+  const T* u_rows = static_cast<const T*>(args.u_LE) + first_channel;
+  const T* dt_rows = static_cast<const T*>(args.dt_LE) + first_channel;
+  const auto read_ahead = [&](int start, int turn) {
+    load_tile(u_rows, args.u_stride, rows, start, kTile, channels, memory.u[turn]);
+    load_tile(dt_rows, args.dt_stride, rows, start, kTile, channels, memory.dt[turn]);
+    commit_copies();
+    b_rows.read(rows, start, kTile);
+  };
+
+  float sum = 0;  // of Δ·log2 e after the base in hand
+  bool live = true;
+  int turn = 0;
+  read_ahead(segment.length - kTile, turn);
+  for (int start = segment.length - kTile; live; start -= kTile) {
+    wait_for_copies();
+    b_rows.store(rows, start, kTile, memory.b);
+    __syncthreads();
+    if (start > 0) read_ahead(start - kTile, 1 - turn);
+    const Tile<T>& u_tile = memory.u[turn];
+    const Tile<T>& dt_tile = memory.dt[turn];
+    for (int t = kTile - kBases; t >= 0; t -= kBases) {
+      float after[kBases];  // the sum after each base
+      float input[kBases];
+#pragma unroll
+      for (int i = 0; i < kBases; ++i) {
+        after[i] = cuda::softplus<T>(cuda::to_float(dt_tile.values[t + i][lane]) + bias);
+        input[i] = after[i] * cuda::to_float(u_tile.values[t + i][lane]);
+      }
+      const float before_group = sum;
+#pragma unroll
+      for (int i = kBases - 1; i >= 0; --i) {
+        const float delta = after[i];
+        after[i] = sum;
+        sum = fmaf(delta, cuda::kLog2E, sum);
+      }
+#pragma unroll
+      for (int q = 0; q < kQuads; ++q) {
+        if (!__any_sync(0xffffffffu, before_group * slowest[q] > kNegligible<T>)) continue;
+#pragma unroll
+        for (int i = kBases - 1; i >= 0; --i) {
+          const float4 b4 = *reinterpret_cast<const float4*>(memory.b + (t + i) * kStates + 4 * q);
+          const float b[4] = {b4.x, b4.y, b4.z, b4.w};
+#pragma unroll
+          for (int k = 0; k < 4; ++k) {
+            const int n = 4 * q + k;
+            h[n] = fmaf(exp2_of<T>(after[i], a[n], k == 3 && i % 4 < kPolynomialEnds),
+                        input[i] * b[k], h[n]);
+          }
+        }
+      }
+    }
+    // The whole block leaves together, for the tile is loaded by all.
+    bool still = false;
+#pragma unroll
+    for (int q = 0; q < kQuads; ++q) still = still || sum * slowest[q] > kNegligible<T>;
+    live = __syncthreads_or(still && start > 0) != 0;
+    turn = 1 - turn;
+  }
+  wait_for_copies();
+  if (!active) return;
+  float* out = args.workspace + int64_t{blockIdx.x} * (args.d_state + 1) * args.channels + e;
+#pragma unroll
+  for (int n = 0; n < kStates; ++n) {
+    if (n < args.d_state) out[n * args.channels] = h[n];
+  }
+  out[args.d_state * args.channels] = sum;
+}
+
+// Step 2: turns each segment's end state into the state before it, in place. One thread a state of
+// a span; kAhead segments are read before the first is needed, for the chain itself is short.
+constexpr int kAhead = 8;
+__global__ void __launch_bounds__(kThreads) carry_kernel(DeviceSelectiveScanArgs args) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const int64_t states = args.d_state * args.channels;
+  if (i >= states) return;
+  const DeviceSpan span = args.batch.spans[blockIdx.y];
+  if (span.segments == 0) return;
+  const int64_t e = i % args.channels;
+  const float a = args.A_NE[i];
+  float* carry = span.state + args.state.ssm_carry + i;
+  float h = *carry;
+  const int64_t whole = span.length / args.batch.segment_bases;
+  const int64_t block = (args.d_state + 1) * args.channels;
+  float* at = args.workspace + span.first_segment * block + i;
+  const float* sums = args.workspace + span.first_segment * block + states + e;
+  for (int64_t k = 0; k < whole; k += kAhead) {
+    float end[kAhead];
+    float factor[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const int64_t used = k + j < whole ? k + j : whole - 1;
+      end[j] = at[used * block];
+      factor[j] = sums[used * block];
+    }
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (k + j >= whole) break;
+      at[(k + j) * block] = h;
+      h = fmaf(cuda::exp2_product(factor[j], a), h, end[j]);
+    }
+  }
+  *carry = h;
+  if (whole < span.segments) {
+    at[whole * block] = h;
+  } else {
+    span.state[args.state.ssm_last + i] = h;
+  }
+}
+
+// Step 3 for one base: the states of a channel move on, and its output is returned.
+template <typename T, int kStates>
+__device__ __forceinline__ float step(float delta, float u, float skip, const float* b_row,
+                                      const float* c_row, const float (&a)[kStates],
+                                      float (&h)[kStates]) {
+  const float input = delta * u;
+  float y[4] = {skip * u, 0, 0, 0};
+#pragma unroll
+  for (int q = 0; q < kStates / 4; ++q) {
+    const float4 b4 = *reinterpret_cast<const float4*>(b_row + 4 * q);
+    const float4 c4 = *reinterpret_cast<const float4*>(c_row + 4 * q);
+    const float b[4] = {b4.x, b4.y, b4.z, b4.w};
+    const float c[4] = {c4.x, c4.y, c4.z, c4.w};
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const int n = 4 * q + k;
+      h[n] = fmaf(exp2_of<T>(delta, a[n], n % 8 >= 8 - kPolynomial), h[n], input * b[k]);
+      y[k] = fmaf(h[n], c[k], y[k]);
+    }
+  }
+  return (y[0] + y[1]) + (y[2] + y[3]);
+}
+
+template <typename T, int kStates>
+struct OutputsMemory {
+  Tile<T> u[2];
+  Tile<T> dt[2];  // and then the outputs
+  Tile<T> z[2];
+  float b[kTileBases<T> * kStates];
+  float c[kTileBases<T> * kStates];
+};
+
+template <typename T, int kStates, bool kGated, bool kSnapshots>
+__global__ void __launch_bounds__(kThreads) segment_outputs_kernel(DeviceSelectiveScanArgs args) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  auto& memory = *reinterpret_cast<OutputsMemory<T, kStates>*>(shared);
+  constexpr int kTile = kTileBases<T>;
+  constexpr int kBases = kGroup<kStates>;
+  const DeviceSegment segment = args.batch.segments[blockIdx.x];
+  const DeviceSpan span = args.batch.spans[segment.span];
+  const int64_t first_channel = int64_t{blockIdx.y} * blockDim.x;
+  const int64_t e = first_channel + threadIdx.x;
+  const bool active = e < args.channels;
+  const int64_t channel = active ? e : args.channels - 1;
+  const int channels = static_cast<int>(
+      args.channels - first_channel < blockDim.x ? args.channels - first_channel : blockDim.x);
+  const int lane = static_cast<int>(threadIdx.x);
+  const SegmentRows rows(span, segment, args.reverse);
+  const float bias = args.dt_bias_E != nullptr ? args.dt_bias_E[channel] : 0.0F;
+  const float skip = args.D_E[channel];
+
+  float a[kStates];
+  float h[kStates];
+  const int64_t block_floats = (args.d_state + 1) * args.channels;
+  const float* before = args.workspace != nullptr
+                            ? args.workspace + int64_t{blockIdx.x} * block_floats
+                            : span.state + args.state.ssm_carry;
+#pragma unroll
+  for (int n = 0; n < kStates; ++n) {
+    a[n] = 0;
+    h[n] = 0;
+    if (n < args.d_state) {
+      a[n] = args.A_NE[n * args.channels + channel] * cuda::kLog2E;
+      h[n] = before[n * args.channels + channel];
+    }
+  }
+
+  // The first snapshot at or after the segment's first base.
+  int64_t snapshot = 0;
+  int64_t snapshot_at = INT64_MAX;
+  const auto find_snapshot = [&] {
+    snapshot_at = snapshot < args.snapshots && args.snapshot_span[snapshot] == segment.span
+                      ? args.snapshot_base[snapshot] - segment.start
+                      : INT64_MAX;
+  };
+  if constexpr (kSnapshots) {
+    int64_t low = 0;
+    int64_t high = args.snapshots;
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      const int32_t s = args.snapshot_span[middle];
+      if (s < segment.span || (s == segment.span && args.snapshot_base[middle] < segment.start)) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    snapshot = low;
+    find_snapshot();
+  }
+
+  StateRows<T, kStates> b_rows(args.Bmat_LN, args.bc_stride, args.d_state);
+  StateRows<T, kStates> c_rows(args.Cmat_LN, args.bc_stride, args.d_state);
+  const auto rows_left = [&](int start) {
+    return segment.length - start < kTile ? segment.length - start : kTile;
+  };
+  const auto read_ahead = [&](int start, int turn) {
+    const int count = rows_left(start);
+    load_tile(static_cast<const T*>(args.u_LE) + first_channel, args.u_stride, rows, start, count,
+              channels, memory.u[turn]);
+    load_tile(static_cast<const T*>(args.dt_LE) + first_channel, args.dt_stride, rows, start, count,
+              channels, memory.dt[turn]);
+    if constexpr (kGated) {
+      load_tile(static_cast<const T*>(args.z_LE) + first_channel, args.z_stride, rows, start, count,
+                channels, memory.z[turn]);
+    }
+    commit_copies();
+    b_rows.read(rows, start, count);
+    c_rows.read(rows, start, count);
+  };
+  const auto take_snapshots = [&](int base) {
+    while (base == snapshot_at) {
+      if (active) {
+        float* to = args.snapshot_NE + snapshot * args.d_state * args.channels + e;
+#pragma unroll
+        for (int n = 0; n < kStates; ++n) {
+          if (n < args.d_state) to[n * args.channels] = h[n];
+        }
+      }
+      ++snapshot;
+      find_snapshot();
+    }
+  };
+
+  int turn = 0;
+  read_ahead(0, turn);
+  for (int start = 0; start < segment.length; start += kTile) {
+    const int count = rows_left(start);
+    wait_for_copies();
+    b_rows.store(rows, start, count, memory.b);
+    c_rows.store(rows, start, count, memory.c);
+    __syncthreads();
+    if (start + kTile < segment.length) read_ahead(start + kTile, 1 - turn);
+    const Tile<T>& u_tile = memory.u[turn];
+    const Tile<T>& z_tile = memory.z[turn];
+    Tile<T>& dt_tile = memory.dt[turn];
+    int t = 0;
+    for (; t + kBases <= count; t += kBases) {
+      float u[kBases];
+      float delta[kBases];
+      float y[kBases];
+#pragma unroll
+      for (int i = 0; i < kBases; ++i) {
+        u[i] = cuda::to_float(u_tile.values[t + i][lane]);
+        delta[i] = cuda::softplus<T>(cuda::to_float(dt_tile.values[t + i][lane]) + bias);
+      }
+#pragma unroll
+      for (int i = 0; i < kBases; ++i) {
+        if constexpr (kSnapshots) take_snapshots(start + t + i);
+        y[i] = step<T, kStates>(delta[i], u[i], skip, memory.b + (t + i) * kStates,
+                                memory.c + (t + i) * kStates, a, h);
+      }
+#pragma unroll
+      for (int i = 0; i < kBases; ++i) {
+        if constexpr (kGated) y[i] *= cuda::silu<T>(cuda::to_float(z_tile.values[t + i][lane]));
+        dt_tile.values[t + i][lane] = cuda::from_float<T>(y[i]);
+      }
+    }
+#pragma unroll 1
+    for (; t < count; ++t) {
+      if constexpr (kSnapshots) take_snapshots(start + t);
+      const float delta = cuda::softplus<T>(cuda::to_float(dt_tile.values[t][lane]) + bias);
+      float y = step<T, kStates>(delta, cuda::to_float(u_tile.values[t][lane]), skip,
+                                 memory.b + t * kStates, memory.c + t * kStates, a, h);
+      if constexpr (kGated) y *= cuda::silu<T>(cuda::to_float(z_tile.values[t][lane]));
+      dt_tile.values[t][lane] = cuda::from_float<T>(y);
+    }
+    __syncthreads();
+    store_tile(dt_tile, static_cast<T*>(args.out_LE) + first_channel, args.out_stride, rows, start,
+               count, channels);
+    turn = 1 - turn;
+  }
+  // Where the span's last segment is whole, step 2 knows the state after it: what the next span begins with.
+  const bool known = args.workspace != nullptr && segment.length == args.batch.segment_bases;
+  if (active && !known && segment.start + segment.length == span.length) {
+    float* last = span.state + args.state.ssm_last + e;
+#pragma unroll
+    for (int n = 0; n < kStates; ++n) {
+      if (n < args.d_state) last[n * args.channels] = h[n];
+    }
+  }
+}
+
+// Launches with as much dynamic shared memory as a kernel's memory takes; more than 48 KB must be asked for.
+template <typename Memory, typename Kernel>
+void launch_kernel(DeviceExec& exec, const DeviceSelectiveScanArgs& args, Kernel kernel,
+                   const char* name) {
+  // At least 64 threads, as many as the states of a row at most.
+  const int64_t warps = args.channels > 64 ? (args.channels + 31) / 32 : 2;
+  const int threads = static_cast<int>(warps < kThreads / 32 ? 32 * warps : kThreads);
+  const dim3 grid(static_cast<unsigned>(args.batch.segment_count),
+                  cuda::blocks_for(args.channels, threads));
+  constexpr int kBytes = static_cast<int>(sizeof(Memory));
+  if (kBytes > 48 * 1024) {
+    cuda::check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes),
+                exec.impl(), name);
+  }
+  kernel<<<grid, threads, kBytes, exec.impl().stream>>>(args);
+  cuda::check_launch(exec, name);
+}
+
+template <typename T, int kStates>
+void launch(DeviceExec& exec, const DeviceSelectiveScanArgs& args) {
+  if (args.workspace != nullptr) {
+    launch_kernel<EndsMemory<T, kStates>>(exec, args, segment_ends_kernel<T, kStates>,
+                                          "selective_scan, segment ends");
+    carry_kernel<<<dim3(cuda::blocks_for(args.d_state * args.channels, kThreads),
+                        static_cast<unsigned>(args.batch.span_count)),
+                   kThreads, 0, exec.impl().stream>>>(args);
+    cuda::check_launch(exec, "selective_scan, carry");
+  }
+  const auto outputs = [&](auto kernel) {
+    launch_kernel<OutputsMemory<T, kStates>>(exec, args, kernel, "selective_scan, outputs");
+  };
+  if (args.z_LE == nullptr) {
+    args.snapshots > 0 ? outputs(segment_outputs_kernel<T, kStates, false, true>)
+                       : outputs(segment_outputs_kernel<T, kStates, false, false>);
+  } else {
+    args.snapshots > 0 ? outputs(segment_outputs_kernel<T, kStates, true, true>)
+                       : outputs(segment_outputs_kernel<T, kStates, true, false>);
+  }
+}
+
+}  // namespace
+
+void selective_scan(DeviceExec& exec, const DeviceSelectiveScanArgs& args) {
+  require(args.channels > 0 && args.d_state > 0 && args.u_stride >= args.channels &&
+              args.dt_stride >= args.channels && args.out_stride >= args.channels &&
+              args.bc_stride >= args.d_state &&
+              (args.z_LE == nullptr || args.z_stride >= args.channels),
+          "selective_scan: sizes");
+  require(args.workspace != nullptr || args.batch.segment_count <= args.batch.span_count,
+          "selective_scan: workspace");
+  require(args.channels % 8 == 0 && args.u_stride % 8 == 0 && args.dt_stride % 8 == 0 &&
+              args.z_stride % 8 == 0 && args.out_stride % 8 == 0,
+          "selective_scan: channels and strides must be multiples of 8");
+  require(args.workspace == nullptr || args.batch.segment_bases % 32 == 0,
+          "selective_scan: segments must be whole tiles");
+  if (args.batch.segment_count == 0) return;
+  cuda::with_dtype(exec.dtype(), [&](auto* element) {
+    using T = std::remove_pointer_t<decltype(element)>;
+    if (args.d_state <= 4) {
+      launch<T, 4>(exec, args);
+    } else if (args.d_state <= 8) {
+      launch<T, 8>(exec, args);
+    } else if (args.d_state <= 16) {
+      launch<T, 16>(exec, args);
+    } else if (args.d_state <= 32) {
+      launch<T, 32>(exec, args);
+    } else if (args.d_state <= 64) {
+      launch<T, 64>(exec, args);
+    } else {
+      throw ResourceError(
+          "d_state " + std::to_string(args.d_state) +
+          ": states above 64 do not fit a GPU thread's registers; use --device cpu");
+    }
+  });
+}
+
+}  // namespace chromamba::kernels

@@ -1,0 +1,630 @@
+#include "mamba/device_engine.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <vector>
+
+#include "kernels/add_norm.h"
+#include "kernels/base/error.h"
+#include "kernels/batch.h"
+#include "kernels/head.h"
+#include "kernels/linear.h"
+#include "kernels/token_embedding.h"
+
+namespace chromamba::mamba {
+
+using kernels::DeviceBuffer;
+using kernels::DeviceExec;
+using kernels::kSegmentBases;
+using kernels::PinnedBuffer;
+
+namespace {
+
+// Rows of a pass when memory allows. More rows fill the GPU better, fewer keep a layer's activations in
+// its L2 cache; the README's table was measured with this.
+constexpr int64_t kMostRows = 65536;
+// Passes in flight: one computes, one is laid out or read back.
+constexpr int kSlots = 2;
+// Sequences whose ends may lie in one pass: bounds the tables.
+constexpr int64_t kMostSpans = 4096;
+// States are handed out from slabs of about so many bytes.
+constexpr int64_t kSlabBytes = int64_t{8} << 20;
+
+AlignedFloats padded_table(const AlignedFloats& values, int64_t rows, int64_t width) {
+  const int64_t stride = padded_width(width);
+  AlignedFloats result(static_cast<size_t>(rows * stride), 0.0F);
+  for (int64_t r = 0; r < rows; ++r) {
+    std::copy_n(values.begin() + r * width, width, result.begin() + r * stride);
+  }
+  return result;
+}
+
+// Equal pieces of device memory.
+class StatePool {
+ public:
+  StatePool(DeviceExec& exec, int64_t floats)
+      : exec_(exec),
+        floats_(floats),
+        per_slab_(std::max<int64_t>(1, kSlabBytes / std::max<int64_t>(1, 4 * floats))) {}
+
+  float* take() {
+    if (free_.empty()) {
+      slabs_.emplace_back(exec_, 4 * floats_ * per_slab_, "the states of sequences");
+      for (int64_t i = per_slab_; i-- > 0;)
+        free_.push_back(slabs_.back().as<float>() + i * floats_);
+    }
+    float* state = free_.back();
+    free_.pop_back();
+    kernels::zero_on_device(exec_, state, 4 * floats_);
+    return state;
+  }
+  void give_back(float* state) { free_.push_back(state); }
+  int64_t floats() const { return floats_; }
+
+ private:
+  DeviceExec& exec_;
+  int64_t floats_;
+  int64_t per_slab_;
+  std::vector<DeviceBuffer> slabs_;
+  std::vector<float*> free_;
+};
+
+}  // namespace
+
+// One sequence on a device: the carry at its last multiple of kSegmentBases, and the tokens since.
+struct DeviceSequence {
+  std::shared_ptr<StatePool> pool;
+  float* state = nullptr;
+  std::vector<int32_t> tail;
+
+  explicit DeviceSequence(std::shared_ptr<StatePool> from)
+      : pool(std::move(from)), state(pool->take()) {}
+  ~DeviceSequence() { pool->give_back(state); }
+  DeviceSequence(const DeviceSequence&) = delete;
+  DeviceSequence& operator=(const DeviceSequence&) = delete;
+};
+
+class DeviceEngine::Impl {
+ public:
+  Impl(const Model& model, const ComputeDevice& device)
+      : model_(model),
+        exec_(device.ordinal, device.dtype),
+        width_(model.config().d_model),
+        stride_(padded_width(width_)),
+        vocab_(model.config().vocab_size) {
+    upload_model();
+    if (device.pass_rows > 0) {
+      most_rows_ = std::max<int64_t>(1, device.pass_rows / kSegmentBases) * kSegmentBases;
+    }
+    plan_rows(device.memory);
+    allocate();
+  }
+
+  ~Impl() {
+    try {
+      exec_.synchronize();    // nothing may still be copied into the buffers that go now
+    } catch (const Error&) {  // NOLINT(bugprone-empty-catch): reported by the call that failed
+    }
+  }
+
+  SequenceState new_sequence() {
+    SequenceState state;
+    state.next_log_p.assign(static_cast<size_t>(vocab_), 0.0F);
+    state.device = std::make_shared<DeviceSequence>(pool_);
+    return state;
+  }
+
+  std::vector<LayerState> read_layers(const SequenceState& state) {
+    std::vector<float> floats(static_cast<size_t>(pool_->floats()));
+    kernels::copy_to_host(exec_, floats.data(), state.device->state, 4 * pool_->floats());
+    exec_.synchronize();
+    std::vector<LayerState> layers;
+    for (const Layer& layer : layers_) {
+      layers.push_back(layer.mixer->read_state(floats.data() + layer.state_offset));
+    }
+    return layers;
+  }
+
+  void forward(std::span<Chunk> chunks, const std::function<void()>& poll);
+
+  DeviceExec& exec() { return exec_; }
+  int64_t rows_per_pass() const { return most_rows_; }
+
+ private:
+  struct Norm {
+    DeviceBuffer weight;
+    DeviceBuffer bias;
+  };
+  struct Layer {
+    Norm norm;
+    std::unique_ptr<DeviceMixer> mixer;
+    int64_t state_offset = 0;
+  };
+
+  // A run of bases of one chunk within a pass.
+  struct Piece {
+    size_t chunk = 0;
+    int64_t row = 0;  // first row in the pass
+    int64_t rows = 0;
+    int64_t first = 0;  // first base, counted in the chunk: negative in the recomputed tail
+    bool last = false;  // holds the chunk's last base
+  };
+
+  // Results of a layer for the rows of a pass, on the way to the host.
+  struct TapBuffer {
+    int64_t layer = 0;
+    PinnedBuffer host;
+  };
+
+  // Everything of one pass that lives until its results are read.
+  struct Slot {
+    explicit Slot(DeviceExec& exec) : done(exec) {}
+    std::vector<Piece> pieces;
+    int64_t rows = 0;
+    bool busy = false;
+    kernels::DeviceEvent done;
+    PinnedBuffer tables;  // spans, segments, tokens, targets, row list: one copy
+    DeviceBuffer device_tables;
+    PinnedBuffer log_p;       // [rows]
+    PinnedBuffer next_log_p;  // [spans, V]
+    PinnedBuffer logits;      // [rows, V]
+    std::vector<TapBuffer> taps;
+  };
+
+  struct Wanted {
+    bool log_likelihood = false;
+    bool logits = false;
+    bool head = false;
+    bool final_norm = false;
+    int64_t last_layer = 0;
+    std::vector<int64_t> taps;
+  };
+
+  void upload_model();
+  void plan_rows(int64_t memory);
+  void allocate();
+  Norm upload_norm(const NormWeights& norm);
+  void launch(Slot& slot, std::span<Chunk> chunks, const Wanted& wanted);
+  void collect(Slot& slot, std::span<Chunk> chunks, const Wanted& wanted);
+  void copy_tap(Slot& slot, const Wanted& wanted, int64_t layer, const float* rows, int64_t stride);
+  void ensure_outputs(Slot& slot, const Wanted& wanted);
+
+  int64_t workspace_bytes(int64_t rows) const {
+    const int64_t segments = rows / kSegmentBases + kMostSpans;
+    int64_t bytes = 0;
+    for (const Layer& layer : layers_) {
+      bytes = std::max(bytes, layer.mixer->workspace_bytes(rows, std::min(segments, rows)));
+    }
+    return bytes;
+  }
+  int64_t table_bytes() const {
+    return kMostSpans * static_cast<int64_t>(sizeof(kernels::DeviceSpan)) +
+           most_segments() * static_cast<int64_t>(sizeof(kernels::DeviceSegment)) +
+           4 * (2 * most_rows_ + kMostSpans);
+  }
+  int64_t most_segments() const { return most_rows_ / kSegmentBases + kMostSpans; }
+
+  const Model& model_;
+  DeviceExec exec_;
+  int64_t width_;
+  int64_t stride_;
+  int64_t vocab_;
+  int64_t most_rows_ = kMostRows;
+  DeviceBuffer embedding_;
+  DeviceBuffer head_;
+  Norm final_norm_;
+  std::vector<Layer> layers_;
+  std::shared_ptr<StatePool> pool_;
+  DeviceBuffer residual_;    // [rows, D] f32
+  DeviceBuffer hidden_;      // [rows, D]
+  DeviceBuffer workspace_;   // of the mixers
+  DeviceBuffer log_p_;       // [rows]
+  DeviceBuffer next_log_p_;  // [spans, V]
+  DeviceBuffer logits_;      // [rows, V], made when asked for
+  DeviceBuffer final_rows_;  // [rows, D] f32, the same
+  std::vector<std::unique_ptr<Slot>> slots_;
+};
+
+DeviceEngine::Impl::Norm DeviceEngine::Impl::upload_norm(const NormWeights& norm) {
+  Norm result;
+  const auto padded = [&](const AlignedFloats& values) {
+    const AlignedFloats row = padded_table(values, 1, width_);
+    return kernels::upload_f32(exec_, row.data(), stride_, "weights");
+  };
+  result.weight = padded(norm.weight);
+  if (!norm.bias.empty()) result.bias = padded(norm.bias);
+  return result;
+}
+
+void DeviceEngine::Impl::upload_model() {
+  const auto table = [&](const AlignedFloats& values) {
+    const AlignedFloats rows = padded_table(values, vocab_, width_);
+    return kernels::upload_f32(exec_, rows.data(), vocab_ * stride_, "weights");
+  };
+  embedding_ = table(model_.embedding_VD());
+  AlignedFloats head(static_cast<size_t>(vocab_ * width_));
+  for (int64_t v = 0; v < vocab_; ++v) {
+    for (int64_t d = 0; d < width_; ++d) {
+      head[static_cast<size_t>(v * width_ + d)] =
+          kernels::panel_weight(model_.head_panels(), v, d, width_);
+    }
+  }
+  head_ = table(head);
+  int64_t floats = 0;
+  for (const Block& block : model_.blocks()) {
+    Layer layer;
+    layer.norm = upload_norm(block.norm);
+    layer.mixer = block.mixer->upload(exec_);
+    layer.state_offset = floats;
+    floats += layer.mixer->state_floats();
+    layers_.push_back(std::move(layer));
+  }
+  final_norm_ = upload_norm(model_.final_norm());
+  pool_ = std::make_shared<StatePool>(exec_, floats);
+}
+
+void DeviceEngine::Impl::plan_rows(int64_t memory) {
+  const int64_t element = kernels::dtype_bytes(exec_.dtype());
+  const auto needed = [&](int64_t rows) {
+    // Taps of the final norm and logits, which not every call asks for, are counted too.
+    return exec_.bytes_in_use() + 2 * kSlabBytes + workspace_bytes(rows) +
+           rows * (stride_ * (4 + element) + 4 * width_ + 4 * vocab_ + 4) +
+           kSlots * (kMostSpans * 64 + 4 * (2 * rows + kMostSpans));
+  };
+  while (most_rows_ > kSegmentBases && needed(most_rows_) > memory) {
+    most_rows_ = std::max<int64_t>(1, most_rows_ / 2 / kSegmentBases) * kSegmentBases;
+  }
+  if (needed(most_rows_) > memory) {
+    char text[256];
+    std::snprintf(text, sizeof text,
+                  "cuda:%d: the model and %lld bases need %.0f MiB of GPU memory, --memory allows "
+                  "%.0f MiB; raise --memory",
+                  exec_.info().ordinal, static_cast<long long>(most_rows_),
+                  static_cast<double>(needed(most_rows_)) / (1 << 20),
+                  static_cast<double>(memory) / (1 << 20));
+    throw ResourceError(text);
+  }
+}
+
+void DeviceEngine::Impl::allocate() {
+  const int64_t element = kernels::dtype_bytes(exec_.dtype());
+  residual_ = DeviceBuffer(exec_, 4 * most_rows_ * stride_, "the residual stream");
+  hidden_ = DeviceBuffer(exec_, element * most_rows_ * stride_, "activations");
+  workspace_ = DeviceBuffer(exec_, workspace_bytes(most_rows_), "activations");
+  log_p_ = DeviceBuffer(exec_, 4 * most_rows_, "log-likelihoods");
+  next_log_p_ = DeviceBuffer(exec_, 4 * kMostSpans * vocab_, "log-likelihoods");
+  for (int i = 0; i < kSlots; ++i) {
+    auto slot = std::make_unique<Slot>(exec_);
+    slot->tables = PinnedBuffer(table_bytes());
+    slot->device_tables = DeviceBuffer(exec_, table_bytes(), "tables");
+    slot->log_p = PinnedBuffer(4 * most_rows_);
+    slot->next_log_p = PinnedBuffer(4 * kMostSpans * vocab_);
+    slots_.push_back(std::move(slot));
+  }
+}
+
+void DeviceEngine::Impl::ensure_outputs(Slot& slot, const Wanted& wanted) {
+  if (wanted.logits) {
+    if (logits_.bytes() == 0) logits_ = DeviceBuffer(exec_, 4 * most_rows_ * vocab_, "logits");
+    if (slot.logits.bytes() == 0) slot.logits = PinnedBuffer(4 * most_rows_ * vocab_);
+  }
+  if (wanted.final_norm && final_rows_.bytes() == 0) {
+    final_rows_ = DeviceBuffer(exec_, 4 * most_rows_ * width_, "final embeddings");
+  }
+  slot.taps.resize(wanted.taps.size());
+  for (size_t i = 0; i < wanted.taps.size(); ++i) {
+    slot.taps[i].layer = wanted.taps[i];
+    if (slot.taps[i].host.bytes() == 0) slot.taps[i].host = PinnedBuffer(4 * most_rows_ * width_);
+  }
+}
+
+void DeviceEngine::Impl::copy_tap(Slot& slot, const Wanted&, int64_t layer, const float* rows,
+                                  int64_t stride) {
+  for (TapBuffer& tap : slot.taps) {
+    if (tap.layer != layer) continue;
+    kernels::copy_rows_to_host(exec_, tap.host.as<float>(), rows, slot.rows, 4 * width_,
+                               4 * stride);
+  }
+}
+
+void DeviceEngine::Impl::launch(Slot& slot, std::span<Chunk> chunks, const Wanted& wanted) {
+  ensure_outputs(slot, wanted);
+  // Tables, in one block of page-locked memory and one copy.
+  std::vector<kernels::DeviceSpan> spans;
+  std::vector<int32_t> last_rows;
+  for (const Piece& piece : slot.pieces) {
+    kernels::DeviceSpan span;
+    span.row = piece.row;
+    span.length = piece.rows;
+    span.state = chunks[piece.chunk].state->device->state;
+    spans.push_back(span);
+    if (piece.last) last_rows.push_back(static_cast<int32_t>(piece.row + piece.rows - 1));
+  }
+  const std::vector<kernels::DeviceSegment> segments = kernels::cut_segments(spans);
+  auto* at = slot.tables.as<std::byte>();
+  const auto put = [&](const auto& values) {
+    const size_t bytes = values.size() * sizeof values[0];
+    std::memcpy(at, values.data(), bytes);
+    const auto offset = at - slot.tables.as<std::byte>();
+    at += (bytes + 15) / 16 * 16;
+    return slot.device_tables.as<std::byte>() + offset;
+  };
+  kernels::DeviceBatch batch;
+  batch.spans = reinterpret_cast<const kernels::DeviceSpan*>(put(spans));
+  batch.segments = reinterpret_cast<const kernels::DeviceSegment*>(put(segments));
+  batch.rows = slot.rows;
+  batch.span_count = static_cast<int64_t>(spans.size());
+  batch.segment_count = static_cast<int64_t>(segments.size());
+  const auto* row_list = reinterpret_cast<const int32_t*>(put(last_rows));
+  // Tokens and targets are written where they will be copied from.
+  auto* tokens = reinterpret_cast<int32_t*>(at);
+  int32_t* targets = tokens + slot.rows;
+  const auto* device_tokens = reinterpret_cast<const int32_t*>(slot.device_tables.as<std::byte>() +
+                                                               (at - slot.tables.as<std::byte>()));
+  const int32_t* device_targets = device_tokens + slot.rows;
+  const int32_t n_token = model_.tokenizer().n;
+  for (const Piece& piece : slot.pieces) {
+    const Chunk& chunk = chunks[piece.chunk];
+    const std::vector<int32_t>& tail = chunk.state->device->tail;
+    const auto tail_length = static_cast<int64_t>(tail.size());
+    const int64_t from_tail = std::clamp<int64_t>(-piece.first, 0, piece.rows);
+    int32_t* to = tokens + piece.row;
+    std::copy_n(tail.begin() + (tail_length + std::min<int64_t>(piece.first, 0)), from_tail, to);
+    std::copy_n(chunk.tokens_L + piece.first + from_tail, piece.rows - from_tail, to + from_tail);
+    int32_t* target = targets + piece.row;
+    for (int64_t i = 0; i < piece.rows; ++i) {
+      const int64_t next = piece.first + i + 1;  // the base that row i predicts
+      const int32_t token = next >= 0 && next < chunk.length ? chunk.tokens_L[next] : -1;
+      target[i] = token == n_token ? -1 : token;
+    }
+  }
+  at = reinterpret_cast<std::byte*>(targets + slot.rows);
+  kernels::copy_to_device(exec_, slot.device_tables.data(), slot.tables.as<std::byte>(),
+                          at - slot.tables.as<std::byte>());
+
+  auto* residual = residual_.as<float>();
+  kernels::token_embedding(
+      exec_, {slot.rows, vocab_, stride_, device_tokens, embedding_.as<const float>(), residual});
+  const auto norm_args = [&](const Norm& norm, bool adds) {
+    kernels::DeviceAddNormArgs args;
+    args.kind = model_.norm_kind();
+    args.rows = slot.rows;
+    args.d_model = width_;
+    args.stride = stride_;
+    args.eps = static_cast<float>(model_.config().norm_eps);
+    args.hidden_LD = adds ? hidden_.data() : nullptr;
+    args.residual_LD = residual;
+    args.weight_D = norm.weight.as<const float>();
+    args.bias_D = norm.bias.as<const float>();
+    return args;
+  };
+  for (int64_t k = 0; k < wanted.last_layer; ++k) {
+    const Layer& layer = layers_[static_cast<size_t>(k)];
+    kernels::DeviceAddNormArgs norm = norm_args(layer.norm, k > 0);
+    norm.out_LD = hidden_.data();
+    kernels::add_norm(exec_, norm);
+    copy_tap(slot, wanted, k, residual, stride_);
+    DeviceMixerCall call;
+    call.batch = batch;
+    call.input_LD = hidden_.data();
+    call.out_LD = hidden_.data();
+    call.workspace = workspace_.as<std::byte>();
+    call.state_offset = layer.state_offset;
+    layer.mixer->forward(exec_, call);
+  }
+  // The head adds the last hidden rows itself, unless a tap needs the stream or the final norm.
+  const bool tapped = std::any_of(wanted.taps.begin(), wanted.taps.end(), [&](int64_t layer) {
+    return layer == kFinalLayer || layer == wanted.last_layer;
+  });
+  if (tapped) {
+    kernels::DeviceAddNormArgs norm = norm_args(final_norm_, wanted.last_layer > 0);
+    if (wanted.final_norm) norm.out_f32_LD = final_rows_.as<float>();
+    kernels::add_norm(exec_, norm);
+    copy_tap(slot, wanted, wanted.last_layer, residual, stride_);
+    if (wanted.final_norm) {
+      copy_tap(slot, wanted, kFinalLayer, final_rows_.as<const float>(), width_);
+    }
+  }
+  if (wanted.head) {
+    kernels::DeviceHeadArgs head;
+    head.norm = model_.norm_kind();
+    head.rows = slot.rows;
+    head.d_model = width_;
+    head.stride = stride_;
+    head.vocab_size = vocab_;
+    head.eps = static_cast<float>(model_.config().norm_eps);
+    head.hidden_LD = tapped || wanted.last_layer == 0 ? nullptr : hidden_.data();
+    head.residual_LD = residual;
+    head.norm_weight_D = final_norm_.weight.as<const float>();
+    head.norm_bias_D = final_norm_.bias.as<const float>();
+    head.weight_VD = head_.as<const float>();
+    if (!last_rows.empty()) {
+      kernels::DeviceHeadArgs next = head;
+      next.rows = static_cast<int64_t>(last_rows.size());
+      next.row_list = row_list;
+      next.log_p_LV = next_log_p_.as<float>();
+      kernels::head_log_likelihood(exec_, next);
+      kernels::copy_to_host(exec_, slot.next_log_p.as<float>(), next_log_p_.data(),
+                            4 * next.rows * vocab_);
+    }
+    head.target_L = device_targets;
+    head.out_L = log_p_.as<float>();
+    head.logits_LV = wanted.logits ? logits_.as<float>() : nullptr;
+    kernels::head_log_likelihood(exec_, head);
+    kernels::copy_to_host(exec_, slot.log_p.as<float>(), log_p_.data(), 4 * slot.rows);
+    if (wanted.logits) {
+      kernels::copy_to_host(exec_, slot.logits.as<float>(), logits_.data(), 4 * slot.rows * vocab_);
+    }
+  }
+  slot.done.record();
+  slot.busy = true;
+}
+
+void DeviceEngine::Impl::collect(Slot& slot, std::span<Chunk> chunks, const Wanted& wanted) {
+  if (!slot.busy) return;
+  slot.busy = false;
+  slot.done.wait();
+  int64_t ends = 0;
+  for (const Piece& piece : slot.pieces) {
+    Chunk& chunk = chunks[piece.chunk];
+    // Rows of the recomputed tail were given to the caller by an earlier call.
+    const int64_t skip = std::clamp<int64_t>(-piece.first, 0, piece.rows);
+    const int64_t count = piece.rows - skip;
+    const int64_t row = piece.row + skip;
+    const int64_t base = piece.first + skip;
+    for (const HiddenTap& tap : chunk.taps) {
+      for (const TapBuffer& from : slot.taps) {
+        if (from.layer != tap.layer) continue;
+        std::copy_n(from.host.as<float>() + row * width_, count * width_,
+                    tap.out_LD + base * width_);
+      }
+    }
+    if (chunk.logits_LV != nullptr) {
+      std::copy_n(slot.logits.as<float>() + row * vocab_, count * vocab_,
+                  chunk.logits_LV + base * vocab_);
+    }
+    if (chunk.log_likelihood_L != nullptr) {
+      // Row i holds ln p of the base after it; the one that predicts the chunk's first base may be
+      // the tail's last.
+      const auto* log_p = slot.log_p.as<float>() + piece.row;
+      for (int64_t i = skip > 0 ? skip - 1 : 0; i < piece.rows; ++i) {
+        const int64_t next = piece.first + i + 1;
+        if (next < 0 || next >= chunk.length) continue;
+        const int32_t token = chunk.tokens_L[next];
+        if (token != model_.tokenizer().n && !std::isfinite(log_p[i])) {
+          if (token < 0 || token >= vocab_) throw InternalError("a token outside the vocabulary");
+          throw DataError("model " + model_.name() + ": ln p of base " +
+                          std::to_string(chunk.state->position + next + 1) +
+                          " of a sequence is not finite: its weights overflow 32-bit floats");
+        }
+        chunk.log_likelihood_L[next] = log_p[i];
+      }
+    }
+    if (piece.last && wanted.head) {
+      std::copy_n(slot.next_log_p.as<float>() + ends * vocab_, vocab_,
+                  chunk.state->next_log_p.begin());
+    }
+    if (piece.last) ++ends;
+  }
+}
+
+void DeviceEngine::Impl::forward(std::span<Chunk> chunks, const std::function<void()>& poll) {
+  const auto n_layer = static_cast<int64_t>(layers_.size());
+  Wanted wanted;
+  for (const Chunk& chunk : chunks) {
+    wanted.log_likelihood = wanted.log_likelihood || chunk.log_likelihood_L != nullptr;
+    wanted.logits = wanted.logits || chunk.logits_LV != nullptr;
+    for (const HiddenTap& tap : chunk.taps) {
+      if (std::find(wanted.taps.begin(), wanted.taps.end(), tap.layer) == wanted.taps.end()) {
+        wanted.taps.push_back(tap.layer);
+      }
+      wanted.final_norm = wanted.final_norm || tap.layer == kFinalLayer;
+      wanted.last_layer =
+          std::max(wanted.last_layer, tap.layer == kFinalLayer ? n_layer : tap.layer);
+    }
+    for (int64_t i = 0; i < chunk.length; ++i) {
+      if (chunk.tokens_L[i] < 0 || chunk.tokens_L[i] >= vocab_) {
+        throw InternalError("token " + std::to_string(chunk.tokens_L[i]) +
+                            " outside the vocabulary of " + std::to_string(vocab_));
+      }
+    }
+    if (chunk.log_likelihood_L != nullptr && chunk.length > 0) {
+      // The first base was predicted by the last one of the call before.
+      const int32_t token = chunk.tokens_L[0];
+      const bool scored = chunk.state->position > 0 && token != model_.tokenizer().n;
+      chunk.log_likelihood_L[0] = scored ? chunk.state->next_log_p[static_cast<size_t>(token)]
+                                         : std::numeric_limits<float>::quiet_NaN();
+    }
+  }
+  wanted.head = wanted.log_likelihood || wanted.logits;
+  if (wanted.head) wanted.last_layer = n_layer;
+
+  int turn = 0;
+  Slot* slot = slots_[0].get();
+  slot->pieces.clear();
+  slot->rows = 0;
+  const auto send = [&] {
+    if (slot->rows == 0) return;
+    if (poll) poll();
+    launch(*slot, chunks, wanted);
+    turn = (turn + 1) % kSlots;
+    slot = slots_[static_cast<size_t>(turn)].get();
+    collect(*slot, chunks, wanted);  // the pass before: the GPU computes the one just sent
+    slot->pieces.clear();
+    slot->rows = 0;
+  };
+  try {
+    for (size_t c = 0; c < chunks.size(); ++c) {
+      Chunk& chunk = chunks[c];
+      if (chunk.length == 0) continue;
+      int64_t first = -static_cast<int64_t>(chunk.state->device->tail.size());
+      while (first < chunk.length) {
+        int64_t room = most_rows_ - slot->rows;
+        if (static_cast<int64_t>(slot->pieces.size()) == kMostSpans) room = 0;
+        int64_t rows = chunk.length - first;
+        if (rows > room) rows = room / kSegmentBases * kSegmentBases;
+        if (rows == 0) {
+          send();
+          continue;
+        }
+        Piece piece;
+        piece.chunk = c;
+        piece.row = slot->rows;
+        piece.rows = rows;
+        piece.first = first;
+        first += rows;
+        piece.last = first == chunk.length;
+        slot->pieces.push_back(piece);
+        slot->rows += rows;
+      }
+    }
+    send();
+    for (int i = 0; i < kSlots; ++i) {  // oldest first
+      collect(*slots_[static_cast<size_t>((turn + i) % kSlots)], chunks, wanted);
+    }
+  } catch (...) {
+    // Work in flight uses the caller's states: wait before handing them back.
+    try {
+      exec_.synchronize();
+    } catch (
+        const Error&) {  // NOLINT(bugprone-empty-catch): the first failure is the one to report
+    }
+    for (const std::unique_ptr<Slot>& each : slots_) each->busy = false;
+    throw;
+  }
+  for (Chunk& chunk : chunks) {
+    if (chunk.length == 0) continue;
+    std::vector<int32_t>& tail = chunk.state->device->tail;
+    tail.insert(tail.end(), chunk.tokens_L, chunk.tokens_L + chunk.length);
+    chunk.state->position += chunk.length;
+    const int64_t kept = chunk.state->position % kSegmentBases;
+    tail.erase(tail.begin(), tail.end() - kept);
+  }
+}
+
+DeviceEngine::DeviceEngine(const Model& model, const ComputeDevice& device)
+    : impl_(std::make_unique<Impl>(model, device)) {}
+DeviceEngine::~DeviceEngine() = default;
+SequenceState DeviceEngine::new_sequence() { return impl_->new_sequence(); }
+void DeviceEngine::forward(std::span<Chunk> chunks, const std::function<void()>& poll) {
+  impl_->forward(chunks, poll);
+}
+std::vector<LayerState> DeviceEngine::read_layers(const SequenceState& state) {
+  return impl_->read_layers(state);
+}
+DeviceExec& DeviceEngine::exec() { return impl_->exec(); }
+int64_t DeviceEngine::rows_per_pass() const { return impl_->rows_per_pass(); }
+
+int64_t DeviceEngine::host_bytes(const Model& model, bool hidden) {
+  constexpr int64_t kRuntime = int64_t{512} << 20;
+  const int64_t per_row = 12 + (hidden ? 4 * model.config().d_model : 0);
+  return kRuntime +
+         kSlots * (kMostRows * per_row + kMostSpans * (64 + 4 * model.config().vocab_size));
+}
+
+}  // namespace chromamba::mamba

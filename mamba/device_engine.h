@@ -1,0 +1,40 @@
+// The engine's work on a GPU: many rows at a time, layer after layer.
+//
+// How the work is split. The chunks of a call are laid into passes of up to rows_per_pass() rows. A pass
+// goes through all layers with one launch of each kernel a layer; activations of one layer live in
+// device memory at a time, so memory depends on the rows of a pass and never on a contig's length.
+// Pieces of a sequence always begin at a multiple of kernels::kSegmentBases bases from its start: a call
+// that ends elsewhere keeps its last tokens, and the next call computes them again from the carry at that
+// multiple. So every base is computed by the same operations whatever the chunks were, and the scan may
+// work on segments in parallel. The next pass is laid out and copied while the GPU computes.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "kernels/device.h"
+#include "mamba/engine.h"
+
+namespace chromamba::mamba {
+
+class DeviceEngine {
+ public:
+  // Uploads the model. `device.memory` bounds the device memory. ResourceError when not even the smallest pass fits.
+  DeviceEngine(const Model& model, const ComputeDevice& device);
+  ~DeviceEngine();
+
+  SequenceState new_sequence();
+  void forward(std::span<Chunk> chunks, const std::function<void()>& poll);
+  std::vector<LayerState> read_layers(const SequenceState& state);
+  kernels::DeviceExec& exec();
+  int64_t rows_per_pass() const;
+  // Page-locked memory and what the CUDA runtime maps, about.
+  static int64_t host_bytes(const Model& model, bool hidden);
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace chromamba::mamba

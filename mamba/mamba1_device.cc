@@ -1,0 +1,226 @@
+// The Mamba-1 mixer on a device: the same calls in the same order as mamba1_mixer.cc, over a batch.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "kernels/causal_conv1d.h"
+#include "kernels/linear.h"
+#include "kernels/selective_scan.h"
+#include "mamba/mamba1_mixer.h"
+
+namespace chromamba::mamba {
+namespace {
+
+using kernels::DeviceBuffer;
+using kernels::DeviceExec;
+
+// Where each element of an axis goes on the device.
+using Places = std::vector<int64_t>;
+
+Places in_order(int64_t n, int64_t first = 0) {
+  Places places(static_cast<size_t>(n));
+  std::iota(places.begin(), places.end(), first);
+  return places;
+}
+
+Places joined(Places a, const Places& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+Places shifted(Places places, int64_t by) {
+  for (int64_t& place : places) place += by;
+  return places;
+}
+
+class Mamba1Device : public DeviceMixer {
+ public:
+  struct Shape {
+    int64_t d_model, d_inner, d_state, taps, dt_rank;
+  };
+
+  Mamba1Device(const Shape& shape)
+      : shape_(shape),
+        model_(padded_width(shape.d_model)),
+        inner_(padded_width(shape.d_inner)),
+        rank_(padded_width(shape.dt_rank)),
+        narrow_(padded_width(rank_ + 2 * shape.d_state)) {}
+
+  void forward(DeviceExec& exec, const DeviceMixerCall& call) const override;
+  int64_t state_floats() const override {
+    return kernels::state_floats(inner_, shape_.d_state, shape_.taps);
+  }
+  int64_t workspace_bytes(int64_t rows, int64_t segments) const override {
+    return rows * dtype_bytes_ * (3 * inner_ + narrow_) +
+           4 * kernels::scan_workspace_floats(segments, inner_, shape_.d_state);
+  }
+  LayerState read_state(const float* floats) const override {
+    const kernels::StateLayout layout =
+        kernels::state_layout(0, inner_, shape_.d_state, shape_.taps);
+    const auto unpadded = [&](int64_t offset, int64_t rows) {
+      AlignedFloats result(static_cast<size_t>(rows * shape_.d_inner));
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t e = 0; e < shape_.d_inner; ++e) {
+          result[static_cast<size_t>(r * shape_.d_inner + e)] =
+              floats[offset + r * inner_ + channels_[static_cast<size_t>(e)]];
+        }
+      }
+      return result;
+    };
+    return {unpadded(layout.conv_last, shape_.taps), unpadded(layout.ssm_last, shape_.d_state)};
+  }
+
+  // Panels of an [N, K] product as a padded [N', K'] matrix of the context's element type, with its
+  // rows and columns at their places.
+  static DeviceBuffer upload_product(DeviceExec& exec, const AlignedFloats& panels,
+                                     const Places& rows, int64_t padded_rows, const Places& columns,
+                                     int64_t padded_columns) {
+    AlignedFloats weight(static_cast<size_t>(padded_rows * padded_columns), 0.0F);
+    const auto in = static_cast<int64_t>(columns.size());
+    for (size_t n = 0; n < rows.size(); ++n) {
+      for (size_t k = 0; k < columns.size(); ++k) {
+        weight[static_cast<size_t>(rows[n] * padded_columns + columns[k])] =
+            kernels::panel_weight(panels, static_cast<int64_t>(n), static_cast<int64_t>(k), in);
+      }
+    }
+    return kernels::upload(exec, weight.data(), static_cast<int64_t>(weight.size()), "weights");
+  }
+
+  Shape shape_;
+  int64_t model_;   // padded D
+  int64_t inner_;   // padded E
+  int64_t rank_;    // padded R
+  int64_t narrow_;  // width of x_proj's rows: [d, Bmat, Cmat], padded
+  int64_t dtype_bytes_ = 2;
+  // Channels are sorted by how long their slowest state lasts, so that the channels of a warp forget at
+  // about the same rate and the scan's first step can leave whole groups out.
+  Places channels_;
+  DeviceBuffer in_proj_, in_bias_, conv_, conv_bias_, x_proj_, dt_proj_, dt_bias_, a_, skip_,
+      out_proj_, out_bias_;
+};
+
+void Mamba1Device::forward(DeviceExec& exec, const DeviceMixerCall& call) const {
+  const int64_t rows = call.batch.rows;
+  const int64_t wide = 2 * inner_;
+  const kernels::StateLayout state =
+      kernels::state_layout(call.state_offset, inner_, shape_.d_state, shape_.taps);
+  // f32 first, for alignment: the scan's workspace, then xz [rows, 2E], u' [rows, E], x_proj's rows.
+  auto* scan_workspace = reinterpret_cast<float*>(call.workspace);
+  std::byte* xz = call.workspace + 4 * kernels::scan_workspace_floats(call.batch.segment_count,
+                                                                      inner_, shape_.d_state);
+  std::byte* u = xz + rows * wide * dtype_bytes_;
+  std::byte* x_dbl = u + rows * inner_ * dtype_bytes_;
+  std::byte* dt = xz;  // the convolution has consumed u by then; rows 2E apart
+
+  kernels::linear(exec, {rows, model_, wide, call.input_LD, model_, in_proj_.data(),
+                         in_bias_.data(), xz, wide});
+  kernels::DeviceCausalConv1dArgs conv;
+  conv.batch = call.batch;
+  conv.channels = inner_;
+  conv.taps = shape_.taps;
+  conv.u_LE = xz;
+  conv.u_stride = wide;
+  conv.weight_KE = conv_.as<const float>();
+  conv.bias_E = conv_bias_.as<const float>();
+  conv.state = state;
+  conv.out_LE = u;
+  conv.out_stride = inner_;
+  kernels::causal_conv1d(exec, conv);
+  kernels::linear(exec,
+                  {rows, inner_, narrow_, u, inner_, x_proj_.data(), nullptr, x_dbl, narrow_});
+  kernels::linear(exec, {rows, rank_, inner_, x_dbl, narrow_, dt_proj_.data(), nullptr, dt, wide});
+  kernels::DeviceSelectiveScanArgs scan;
+  scan.batch = call.batch;
+  scan.channels = inner_;
+  scan.d_state = shape_.d_state;
+  scan.u_LE = u;
+  scan.u_stride = inner_;
+  scan.dt_LE = dt;
+  scan.dt_stride = wide;
+  scan.dt_bias_E = dt_bias_.as<const float>();
+  scan.A_NE = a_.as<const float>();
+  scan.Bmat_LN = x_dbl + rank_ * dtype_bytes_;
+  scan.Cmat_LN = x_dbl + (rank_ + shape_.d_state) * dtype_bytes_;
+  scan.bc_stride = narrow_;
+  scan.D_E = skip_.as<const float>();
+  scan.z_LE = xz + inner_ * dtype_bytes_;
+  scan.z_stride = wide;
+  scan.state = state;
+  scan.workspace = scan_workspace;
+  scan.out_LE = dt;
+  scan.out_stride = wide;
+  kernels::selective_scan(exec, scan);
+  kernels::linear(exec, {rows, inner_, model_, dt, wide, out_proj_.data(), out_bias_.data(),
+                         call.out_LD, model_});
+}
+
+}  // namespace
+
+std::unique_ptr<DeviceMixer> Mamba1Mixer::upload(kernels::DeviceExec& exec) const {
+  auto device = std::make_unique<Mamba1Device>(
+      Mamba1Device::Shape{d_model_, d_inner_, d_state_, d_conv_, dt_rank_});
+  device->dtype_bytes_ = kernels::dtype_bytes(exec.dtype());
+  const int64_t inner = device->inner_;
+
+  // Rate of the slowest state with the time step that the bias gives.
+  std::vector<double> rate(static_cast<size_t>(d_inner_));
+  for (int64_t e = 0; e < d_inner_; ++e) {
+    double slowest = std::numeric_limits<double>::infinity();
+    for (int64_t n = 0; n < d_state_; ++n) {
+      slowest =
+          std::min(slowest, -static_cast<double>(A_NE_[static_cast<size_t>(n * d_inner_ + e)]));
+    }
+    rate[static_cast<size_t>(e)] =
+        slowest * std::log1p(std::exp(static_cast<double>(dt_bias_[static_cast<size_t>(e)])));
+  }
+  Places sorted = in_order(d_inner_);
+  std::stable_sort(sorted.begin(), sorted.end(), [&](int64_t a, int64_t b) {
+    return rate[static_cast<size_t>(a)] < rate[static_cast<size_t>(b)];
+  });
+  device->channels_.resize(sorted.size());
+  for (size_t place = 0; place < sorted.size(); ++place) {
+    device->channels_[static_cast<size_t>(sorted[place])] = static_cast<int64_t>(place);
+  }
+
+  const Places& channels = device->channels_;
+  const Places model = in_order(d_model_);
+  const Places wide = joined(channels, shifted(channels, inner));
+  const Places narrow = joined(in_order(dt_rank_), in_order(2 * d_state_, device->rank_));
+  // [rows, E] f32 with the channels at their places.
+  const auto upload_channels = [&](const AlignedFloats& values, int64_t rows, float fill) {
+    AlignedFloats result(static_cast<size_t>(rows * inner), fill);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t e = 0; e < d_inner_; ++e) {
+        result[static_cast<size_t>(r * inner + channels[static_cast<size_t>(e)])] =
+            values[static_cast<size_t>(r * d_inner_ + e)];
+      }
+    }
+    return kernels::upload_f32(exec, result.data(), rows * inner, "weights");
+  };
+  const auto upload_bias = [&](const AlignedFloats& bias, const Places& places, int64_t padded) {
+    if (bias.empty()) return DeviceBuffer();
+    AlignedFloats values(static_cast<size_t>(padded), 0.0F);
+    for (size_t i = 0; i < bias.size(); ++i) values[static_cast<size_t>(places[i])] = bias[i];
+    return kernels::upload(exec, values.data(), padded, "weights");
+  };
+  device->in_proj_ =
+      Mamba1Device::upload_product(exec, in_proj_, wide, 2 * inner, model, device->model_);
+  device->in_bias_ = upload_bias(in_bias_, wide, 2 * inner);
+  device->conv_ = upload_channels(conv_KE_, d_conv_, 0);
+  if (!conv_bias_.empty()) device->conv_bias_ = upload_channels(conv_bias_, 1, 0);
+  device->x_proj_ =
+      Mamba1Device::upload_product(exec, x_proj_, narrow, device->narrow_, channels, inner);
+  device->dt_proj_ = Mamba1Device::upload_product(exec, dt_proj_, channels, inner,
+                                                  in_order(dt_rank_), device->rank_);
+  device->dt_bias_ = upload_channels(dt_bias_, 1, 0);
+  device->a_ = upload_channels(A_NE_, d_state_, -1);
+  device->skip_ = upload_channels(D_skip_, 1, 0);
+  device->out_proj_ =
+      Mamba1Device::upload_product(exec, out_proj_, model, device->model_, channels, inner);
+  device->out_bias_ = upload_bias(out_bias_, model, device->model_);
+  return device;
+}
+
+}  // namespace chromamba::mamba

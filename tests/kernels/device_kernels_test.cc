@@ -1,0 +1,429 @@
+// What only a GPU has: batches, segments, snapshots, bf16, and the fused head.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "kernels/head.h"
+#include "kernels/token_embedding.h"
+#include "tests/kernels/kernel_test.h"
+#include "tests/random_values.h"
+#include "tests/tolerances.h"
+
+namespace chromamba::kernels {
+namespace {
+
+using tests::DeviceTarget;
+using tests::on_gpu;
+using tests::poisoned;
+using tests::random_values;
+using tests::relative_error;
+using tests::same_bits;
+
+// Values that bf16 holds exactly, so that a kernel and its reference start from the same numbers.
+AlignedFloats rounded(AlignedFloats values) {
+  for (float& value : values) {
+    uint32_t bits = 0;
+    std::memcpy(&bits, &value, 4);
+    bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+    std::memcpy(&value, &bits, 4);
+  }
+  return values;
+}
+
+struct Scan {
+  Scan(int64_t l, int64_t e, int64_t n)
+      : length(l),
+        channels(e),
+        d_state(n),
+        u(rounded(random_values(l * e, 1))),
+        dt(rounded(random_values(l * e, 2, -2, 1))),
+        z(rounded(random_values(l * e, 3))),
+        b(rounded(random_values(l * n, 4))),
+        c(rounded(random_values(l * n, 5))),
+        bias(random_values(e, 6, -1)),
+        decay(random_values(n * e, 7)),
+        skip(random_values(e, 8)),
+        h0(random_values(n * e, 9)) {
+    for (float& a : decay) a = -0.01F - std::fabs(4 * a);
+  }
+
+  template <typename Target>
+  AlignedFloats run(Target& target, AlignedFloats& state, bool reverse = false) const {
+    AlignedFloats out = poisoned(length * channels);
+    SelectiveScanArgs args;
+    args.length = length;
+    args.channels = channels;
+    args.d_state = d_state;
+    args.reverse = reverse;
+    args.u_LE = u.data();
+    args.u_stride = channels;
+    args.dt_LE = dt.data();
+    args.dt_stride = channels;
+    args.dt_bias_E = bias.data();
+    args.A_NE = decay.data();
+    args.Bmat_LN = b.data();
+    args.Cmat_LN = c.data();
+    args.bc_stride = d_state;
+    args.D_E = skip.data();
+    args.z_LE = z.data();
+    args.z_stride = channels;
+    args.state_NE = state.data();
+    args.out_LE = out.data();
+    args.out_stride = channels;
+    selective_scan(target, args);
+    return out;
+  }
+
+  int64_t length, channels, d_state;
+  AlignedFloats u, dt, z, b, c, bias, decay, skip, h0;
+};
+
+TEST_CASE("GPU scan in segments agrees with the double reference, f32 and bf16") {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    on_gpu(
+        [&](DeviceTarget& target) {
+          target.segment_bases = kSegmentBases;
+          const double tolerance = dtype == DType::f32 ? tests::kKernel : tests::kBf16Kernel;
+          for (const int64_t length : {1, 511, 512, 513, 1024, 2900}) {
+            for (const int64_t d_state : {1, 5, 16, 40}) {
+              for (const bool reverse : {false, true}) {
+                // Odd channel counts leave lanes idle; slow decay keeps the carry alive.
+                Scan scan(length, d_state == 16 ? 160 : 33, d_state);
+                for (float& a : scan.decay) a *= 0.05F;
+                INFO(dtype_name(dtype)
+                     << ", L " << length << ", N " << d_state << (reverse ? ", reverse" : ""));
+                Exec reference(Backend::reference);
+                AlignedFloats expected_state = scan.h0;
+                const AlignedFloats expected = scan.run(reference, expected_state, reverse);
+                AlignedFloats state = scan.h0;
+                const AlignedFloats actual = scan.run(target, state, reverse);
+                CHECK(relative_error(actual, expected) <= tolerance);
+                CHECK(relative_error(state, expected_state) <= tolerance);
+                AlignedFloats again = scan.h0;
+                CHECK(same_bits(scan.run(target, again, reverse), actual));
+              }
+            }
+          }
+        },
+        dtype);
+  }
+}
+
+TEST_CASE("GPU scan: segments whose states decay to nothing leave them out, and only them") {
+  on_gpu([&](DeviceTarget& target) {
+    target.segment_bases = kSegmentBases;
+    Scan scan(2048, 64, 16);
+    // From states that live for ever to ones that last a base, within one warp.
+    for (size_t i = 0; i < scan.decay.size(); ++i) {
+      scan.decay[i] = -std::pow(10.0F, static_cast<float>(i * 7 % 64) / 8.0F - 5.0F);
+    }
+    Exec reference(Backend::reference);
+    AlignedFloats expected_state = scan.h0;
+    const AlignedFloats expected = scan.run(reference, expected_state);
+    AlignedFloats state = scan.h0;
+    CHECK(relative_error(scan.run(target, state), expected) <= tests::kKernel);
+    CHECK(relative_error(state, expected_state) <= tests::kKernel);
+  });
+}
+
+// Several sequences in one batch, with snapshots.
+struct Batch {
+  static constexpr int64_t kChannels = 72;
+  static constexpr int64_t kStates = 16;
+
+  Batch(DeviceTarget& target, const std::vector<int64_t>& lengths) : exec(target.exec) {
+    int64_t rows = 0;
+    for (const int64_t n : lengths) rows += n;
+    scan = std::make_unique<Scan>(rows, kChannels, kStates);
+    const int64_t floats = 2 * kStates * kChannels;
+    states = upload_f32(exec, random_values(floats * count(lengths), 20).data(),
+                        floats * count(lengths), "a test");
+    int64_t row = 0;
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      DeviceSpan span;
+      span.row = row;
+      span.length = lengths[i];
+      span.state = states.as<float>() + static_cast<int64_t>(i) * floats;
+      spans.push_back(span);
+      row += lengths[i];
+    }
+    segments = cut_segments(spans);
+    const auto up = [&](const AlignedFloats& values) {
+      buffers.push_back(upload(exec, values.data(), static_cast<int64_t>(values.size()), "a test"));
+      return buffers.back().data();
+    };
+    const auto up_f32 = [&](const AlignedFloats& values) {
+      buffers.push_back(
+          upload_f32(exec, values.data(), static_cast<int64_t>(values.size()), "a test"));
+      return buffers.back().as<const float>();
+    };
+    args.batch.spans = table(spans);
+    args.batch.segments = table(segments);
+    args.batch.rows = rows;
+    args.batch.span_count = count(spans);
+    args.batch.segment_count = count(segments);
+    args.channels = kChannels;
+    args.d_state = kStates;
+    args.u_LE = up(scan->u);
+    args.dt_LE = up(scan->dt);
+    args.z_LE = up(scan->z);
+    args.Bmat_LN = up(scan->b);
+    args.Cmat_LN = up(scan->c);
+    args.u_stride = args.dt_stride = args.z_stride = args.out_stride = kChannels;
+    args.bc_stride = kStates;
+    args.dt_bias_E = up_f32(scan->bias);
+    args.A_NE = up_f32(scan->decay);
+    args.D_E = up_f32(scan->skip);
+    args.state.ssm_last = kStates * kChannels;
+    buffers.emplace_back(exec, 4 * scan_workspace_floats(count(segments), kChannels, kStates),
+                         "a test");
+    args.workspace = buffers.back().as<float>();
+    buffers.emplace_back(exec, rows * kChannels * dtype_bytes(exec.dtype()), "a test");
+    args.out_LE = buffers.back().data();
+  }
+
+  template <typename T>
+  static int64_t count(const std::vector<T>& values) {
+    return static_cast<int64_t>(values.size());
+  }
+  template <typename T>
+  const T* table(const std::vector<T>& values) {
+    const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
+    buffers.emplace_back(exec, bytes, "a test");
+    copy_to_device(exec, buffers.back().data(), values.data(), bytes);
+    exec.synchronize();
+    return buffers.back().as<const T>();
+  }
+  AlignedFloats run() {
+    selective_scan(exec, args);
+    AlignedFloats out(static_cast<size_t>(args.batch.rows * kChannels));
+    download(exec, args.out_LE, static_cast<int64_t>(out.size()), out.data());
+    return out;
+  }
+
+  DeviceExec& exec;
+  std::unique_ptr<Scan> scan;
+  std::vector<DeviceSpan> spans;
+  std::vector<DeviceSegment> segments;
+  DeviceBuffer states;
+  std::vector<DeviceBuffer> buffers;
+  DeviceSelectiveScanArgs args;
+};
+
+TEST_CASE("GPU scan: snapshots are the states that a shorter sequence ends with") {
+  on_gpu([&](DeviceTarget& target) {
+    const std::vector<int64_t> lengths = {700, 3, 1600};
+    struct At {
+      int32_t span;
+      int64_t base;
+    };
+    const std::vector<At> wanted = {{0, 0}, {0, 5}, {0, 5}, {0, 512}, {0, 699}, {1, 2}, {2, 1030}};
+    Batch batch(target, lengths);
+    std::vector<int32_t> spans;
+    std::vector<int64_t> bases;
+    for (const At& at : wanted) {
+      spans.push_back(at.span);
+      bases.push_back(at.base);
+    }
+    const int64_t size = Batch::kStates * Batch::kChannels;
+    DeviceBuffer snapshots(target.exec, 4 * size * Batch::count(wanted), "a test");
+    batch.args.snapshots = Batch::count(wanted);
+    batch.args.snapshot_span = batch.table(spans);
+    batch.args.snapshot_base = batch.table(bases);
+    batch.args.snapshot_NE = snapshots.as<float>();
+    batch.run();
+    AlignedFloats actual(static_cast<size_t>(size * Batch::count(wanted)));
+    copy_to_host(target.exec, actual.data(), snapshots.data(), 4 * size * Batch::count(wanted));
+    target.exec.synchronize();
+    for (size_t k = 0; k < wanted.size(); ++k) {
+      INFO("snapshot " << k);
+      std::vector<int64_t> cut = lengths;
+      const auto s = static_cast<size_t>(wanted[k].span);
+      const AlignedFloats snapshot(actual.begin() + static_cast<int64_t>(k) * size,
+                                   actual.begin() + static_cast<int64_t>(k + 1) * size);
+      Batch shorter(target, lengths);  // the same inputs, one span cut short
+      if (wanted[k].base == 0) {
+        AlignedFloats first(static_cast<size_t>(size));
+        copy_to_host(target.exec, first.data(), shorter.spans[s].state, 4 * size);
+        target.exec.synchronize();
+        CHECK(same_bits(snapshot, first));
+        continue;
+      }
+      std::vector<DeviceSpan> one = {shorter.spans[s]};
+      one[0].length = wanted[k].base;
+      const std::vector<DeviceSegment> segments = cut_segments(one);
+      shorter.args.batch.spans = shorter.table(one);
+      shorter.args.batch.segments = shorter.table(segments);
+      shorter.args.batch.span_count = 1;
+      shorter.args.batch.segment_count = Batch::count(segments);
+      selective_scan(target.exec, shorter.args);
+      AlignedFloats last(static_cast<size_t>(size));
+      copy_to_host(target.exec, last.data(), one[0].state + size, 4 * size);
+      target.exec.synchronize();
+      CHECK(same_bits(snapshot, last));
+    }
+  });
+}
+
+TEST_CASE("GPU scan: a sequence's results do not depend on the others of the batch") {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    on_gpu(
+        [&](DeviceTarget& target) {
+          const std::vector<int64_t> lengths = {513, 64, 2000};
+          Batch batch(target, lengths);
+          const AlignedFloats together = batch.run();
+          for (size_t s = 0; s < lengths.size(); ++s) {
+            Batch alone(target, lengths);
+            std::vector<DeviceSpan> one = {alone.spans[s]};
+            const std::vector<DeviceSegment> segments = cut_segments(one);
+            alone.args.batch.spans = alone.table(one);
+            alone.args.batch.segments = alone.table(segments);
+            alone.args.batch.span_count = 1;
+            alone.args.batch.segment_count = Batch::count(segments);
+            const AlignedFloats out = alone.run();
+            const auto from = one[0].row * Batch::kChannels;
+            const auto to = from + one[0].length * Batch::kChannels;
+            CHECK(same_bits(AlignedFloats(out.begin() + from, out.begin() + to),
+                            AlignedFloats(together.begin() + from, together.begin() + to)));
+          }
+        },
+        dtype);
+  }
+}
+
+TEST_CASE("GPU head: ln p, logits and the whole distribution from the residual stream") {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const int64_t vocab : {2, 8, 16, 17, 50}) {
+      for (const int64_t width : {20, 128, 264, 700}) {
+        on_gpu(
+            [&](DeviceTarget& target) {
+              INFO(dtype_name(dtype) << ", V " << vocab << ", D " << width);
+              constexpr int64_t kRows = 11;
+              const int64_t stride = (width + 7) / 8 * 8;
+              const auto padded = [&](const AlignedFloats& values, int64_t rows) {
+                AlignedFloats result(static_cast<size_t>(rows * stride), 0.0F);
+                for (int64_t r = 0; r < rows; ++r) {
+                  std::copy_n(values.begin() + r * width, width, result.begin() + r * stride);
+                }
+                return result;
+              };
+              const AlignedFloats hidden = rounded(random_values(kRows * width, 1));
+              const AlignedFloats residual = random_values(kRows * width, 2);
+              const AlignedFloats norm = random_values(width, 3, 1, 0.2F);
+              const AlignedFloats weight = random_values(vocab * width, 4, 0, 0.2F);
+              std::vector<int32_t> targets(kRows);
+              for (int32_t i = 0; i < kRows; ++i) {
+                targets[static_cast<size_t>(i)] = i == 4 ? -1 : i % static_cast<int32_t>(vocab);
+              }
+              DeviceExec& exec = target.exec;
+              const AlignedFloats hidden_rows = padded(hidden, kRows);
+              const DeviceBuffer device_hidden =
+                  upload(exec, hidden_rows.data(), kRows * stride, "a test");
+              const auto up = [&](const AlignedFloats& values, int64_t rows) {
+                const AlignedFloats all = padded(values, rows);
+                return upload_f32(exec, all.data(), rows * stride, "a test");
+              };
+              const DeviceBuffer device_residual = up(residual, kRows);
+              const DeviceBuffer device_norm = up(norm, 1);
+              const DeviceBuffer device_weight = up(weight, vocab);
+              const DeviceBuffer device_targets(exec, 4 * kRows, "a test");
+              copy_to_device(exec, device_targets.data(), targets.data(), 4 * kRows);
+              const DeviceBuffer out(exec, 4 * kRows, "a test");
+              const DeviceBuffer all(exec, 4 * kRows * vocab, "a test");
+              const DeviceBuffer logits(exec, 4 * kRows * vocab, "a test");
+              DeviceHeadArgs args;
+              args.rows = kRows;
+              args.d_model = width;
+              args.stride = stride;
+              args.vocab_size = vocab;
+              args.hidden_LD = device_hidden.data();
+              args.residual_LD = device_residual.as<const float>();
+              args.norm_weight_D = device_norm.as<const float>();
+              args.weight_VD = device_weight.as<const float>();
+              args.target_L = device_targets.as<const int32_t>();
+              args.out_L = out.as<float>();
+              args.log_p_LV = all.as<float>();
+              args.logits_LV = logits.as<float>();
+              head_log_likelihood(exec, args);
+              const auto down = [&](const DeviceBuffer& from, int64_t n) {
+                AlignedFloats values(static_cast<size_t>(n));
+                copy_to_host(exec, values.data(), from.data(), 4 * n);
+                exec.synchronize();
+                return values;
+              };
+              const AlignedFloats actual = down(out, kRows);
+              const AlignedFloats actual_all = down(all, kRows * vocab);
+              const AlignedFloats actual_logits = down(logits, kRows * vocab);
+              for (int64_t r = 0; r < kRows; ++r) {
+                std::vector<double> x(static_cast<size_t>(width));
+                double squares = 0;
+                for (int64_t d = 0; d < width; ++d) {
+                  const auto i = static_cast<size_t>(r * width + d);
+                  x[static_cast<size_t>(d)] = static_cast<double>(hidden[i]) + residual[i];
+                  squares += x[static_cast<size_t>(d)] * x[static_cast<size_t>(d)];
+                }
+                const double scale = 1 / std::sqrt(squares / static_cast<double>(width) + 1e-5);
+                std::vector<double> logit(static_cast<size_t>(vocab), 0.0);
+                double sum = 0;
+                for (int64_t v = 0; v < vocab; ++v) {
+                  for (int64_t d = 0; d < width; ++d) {
+                    logit[static_cast<size_t>(v)] += x[static_cast<size_t>(d)] * scale *
+                                                     norm[static_cast<size_t>(d)] *
+                                                     weight[static_cast<size_t>(v * width + d)];
+                  }
+                  sum += std::exp(logit[static_cast<size_t>(v)]);
+                }
+                for (int64_t v = 0; v < vocab; ++v) {
+                  const auto i = static_cast<size_t>(r * vocab + v);
+                  const double expected = logit[static_cast<size_t>(v)];
+                  CHECK(actual_logits[i] == Approx(expected).margin(2e-5));
+                  CHECK(actual_all[i] == Approx(expected - std::log(sum)).margin(2e-5));
+                }
+                const int32_t token = targets[static_cast<size_t>(r)];
+                if (token < 0) {
+                  CHECK(std::isnan(actual[static_cast<size_t>(r)]));
+                } else {
+                  CHECK(actual[static_cast<size_t>(r)] ==
+                        Approx(actual_all[static_cast<size_t>(r * vocab + token)]).margin(2e-6));
+                }
+              }
+            },
+            dtype);
+      }
+    }
+  }
+}
+
+TEST_CASE("GPU embedding copies rows, and a token outside the table is NaN") {
+  on_gpu([&](DeviceTarget& target) {
+    const AlignedFloats table = random_values(5 * 16, 1);
+    const std::vector<int32_t> tokens = {4, 0, 5, -1, 2};
+    const DeviceBuffer device_table = upload_f32(target.exec, table.data(), 80, "a test");
+    const DeviceBuffer device_tokens(target.exec, 20, "a test");
+    copy_to_device(target.exec, device_tokens.data(), tokens.data(), 20);
+    const DeviceBuffer out(target.exec, 4 * 80, "a test");
+    token_embedding(target.exec, {5, 5, 16, device_tokens.as<const int32_t>(),
+                                  device_table.as<const float>(), out.as<float>()});
+    AlignedFloats actual(80);
+    copy_to_host(target.exec, actual.data(), out.data(), 320);
+    target.exec.synchronize();
+    for (size_t t = 0; t < 5; ++t) {
+      for (size_t d = 0; d < 16; ++d) {
+        if (tokens[t] < 0 || tokens[t] > 4) {
+          CHECK(std::isnan(actual[16 * t + d]));
+        } else {
+          CHECK(actual[16 * t + d] == table[static_cast<size_t>(tokens[t]) * 16 + d]);
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("without a GPU a context cannot be made, and the message says why") {
+  CHECK_THROWS_AS(DeviceExec(99, DType::f32), ResourceError);
+  std::string why;
+  if (cuda_devices(&why).empty()) CHECK_FALSE(why.empty());
+}
+
+}  // namespace
+}  // namespace chromamba::kernels

@@ -1,0 +1,43 @@
+// Lets a test body that was written for host buffers run on a GPU: the kernels' host-side arguments are
+// copied to the device, padded as the device overloads want them, run, and copied back.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include "kernels/add_norm.h"
+#include "kernels/causal_conv1d.h"
+#include "kernels/device.h"
+#include "kernels/linear.h"
+#include "kernels/selective_scan.h"
+
+namespace chromamba::tests {
+
+struct DeviceTarget {
+  kernels::DeviceExec exec;
+  // Bases of a segment; 0: a scan takes its sequence as one, whatever the length.
+  int64_t segment_bases = 0;
+};
+
+void selective_scan(DeviceTarget& target, const kernels::SelectiveScanArgs& args);
+void causal_conv1d(DeviceTarget& target, const kernels::CausalConv1dArgs& args);
+void add_norm(DeviceTarget& target, const kernels::AddNormArgs& args);
+void linear(DeviceTarget& target, const kernels::LinearArgs& args);
+
+// Calls body with the first GPU; without one, says so once and does nothing.
+template <typename Body>
+void on_gpu(const Body& body, kernels::DType dtype = kernels::DType::f32) {
+  std::string why;
+  const auto devices = kernels::cuda_devices(&why);
+  if (devices.empty()) {
+    static const bool said = std::printf("SKIPPED on a GPU: %s\n", why.c_str()) > 0;
+    (void)said;
+    return;
+  }
+  DeviceTarget target{kernels::DeviceExec(devices.front().ordinal, dtype)};
+  body(target);
+}
+
+}  // namespace chromamba::tests

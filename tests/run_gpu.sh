@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Runs what needs a GPU on a machine that has one, from programs that were built elsewhere.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+usage: bash tests/run_gpu.sh [--sanitize] [--no-bench] [PROGRAMS [RESULTS]]
+
+  PROGRAMS     folder with chromamba, kernels_tests and mamba_tests, and their libraries in
+               PROGRAMS/lib (default: .gpu)
+  RESULTS      folder for logs and the benchmarks' JSON (default: build/gpu-results)
+  --sanitize   also run the kernels' tests under compute-sanitizer (memcheck, racecheck)
+  --no-bench   tests only
+
+Runs from the repository's root: all tests of kernels and models, which take their GPU cases where
+a GPU is; the selftest; then the benchmarks of three model sizes, as a table. Nothing is timed when a
+test fails. Exit code 0 when everything passed and a GPU was there.
+TEXT
+}
+
+sanitize=no
+bench=yes
+words=()
+for argument in "$@"; do
+  case $argument in
+    -h | --help) usage; exit 0 ;;
+    --sanitize) sanitize=yes ;;
+    --no-bench) bench=no ;;
+    -*) usage >&2; exit 2 ;;
+    *) words+=("$argument") ;;
+  esac
+done
+programs=${words[0]:-.gpu}
+results=${words[1]:-build/gpu-results}
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+mkdir -p "$results"
+export LD_LIBRARY_PATH=$programs/lib:/usr/local/cuda/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+export CHROMAMBA_TEST_DATA=$root/test_data
+
+"$programs/chromamba" info | tee "$results/info.txt" | grep '^gpu' || {
+  echo "run_gpu.sh: no GPU here" >&2
+  exit 1
+}
+
+failed=0
+run() {
+  local name=$1
+  shift
+  local start=$SECONDS
+  if "$@" >"$results/$name.log" 2>&1; then
+    echo "passed  $name  $((SECONDS - start)) s"
+  else
+    echo "FAILED  $name  $((SECONDS - start)) s"
+    tail -60 "$results/$name.log"
+    failed=1
+  fi
+}
+
+run kernels_tests "$programs/kernels_tests"
+run mamba_tests "$programs/mamba_tests"
+run selftest "$programs/chromamba" selftest
+grep 'cuda' "$results/selftest.log" "$results/mamba_tests.log" | sed 's/^[^:]*://' || true
+if [ "$sanitize" = yes ]; then
+  for tool in memcheck racecheck; do
+    run "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 \
+      "$programs/kernels_tests" 'GPU*'
+    run "$tool-model" compute-sanitizer --tool "$tool" --error-exitcode 9 \
+      "$programs/chromamba" score test_data/lambda.fa --device cuda --quiet -o "$results/lambda.tsv"
+    grep 'SUMMARY' "$results/$tool.log" "$results/$tool-model.log" || true
+  done
+fi
+if [ $failed -ne 0 ]; then
+  echo "run_gpu.sh: something failed; nothing was timed" >&2
+  exit 1
+fi
+if [ "$bench" = yes ]; then
+  for shape in 256x8 512x16 120x4; do
+    "$programs/chromamba" bench --device cuda --shape "$shape" --bases 1,048,576 \
+      --tmp-dir "$results" --json "$results/bench-$shape.json"
+    echo
+  done
+fi
