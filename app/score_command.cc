@@ -2,6 +2,7 @@
 #include "app/options.h"
 #include "app/progress.h"
 #include "kernels/base/error.h"
+#include "pipelines/devices.h"
 #include "pipelines/score.h"
 
 #include <algorithm>
@@ -41,6 +42,11 @@ void print_summary(const pipelines::ScoreResult& result, const pipelines::ScoreO
                 100 * stats.read_seconds / stats.seconds,
                 100 * stats.write_seconds / stats.seconds);
   options.job.note(text);
+  if (stats.device_peak_bytes > 0) {
+    options.job.note(pipelines::device_name(options.job.device) + ", " +
+                     pipelines::dtype_name(options.job.device) + ": GPU memory at most " +
+                     pipelines::human_bytes(stats.device_peak_bytes));
+  }
 }
 
 }  // namespace

@@ -20,10 +20,12 @@ constexpr int64_t kSegmentBases = 512;
 struct DeviceSpan {
   int64_t row = 0;     // first row
   int64_t length = 0;  // rows
-  // Where the sequence's states lie on the device; each layer adds its own offset. Four arrays of f32 a layer:
-  //   [N, E] and [K, E]  ssm and conv state after the last whole segment (in and out)
-  //   [N, E] and [K, E]  the same after the span's last base (out)
+  // Where the sequence's states lie on the device; each layer adds its own offset. Arrays of f32 for each layer:
+  //   [N, E] and 2 x [K, E]  ssm and conv state after the last whole segment: `turn` says which conv state is
+  //                          read; the other is written when the span has a whole segment
+  //   [N, E] and [K, E]      the same after the span's last base (written)
   float* state = nullptr;
+  int32_t turn = 0;
   int32_t first_segment = 0;
   int32_t segments = 0;
 };
@@ -37,7 +39,7 @@ struct DeviceSegment {
 // Offsets, in floats, of one layer's states from DeviceSpan::state.
 struct StateLayout {
   int64_t ssm_carry = 0;
-  int64_t conv_carry = 0;
+  int64_t conv_carry = 0;  // two of them
   int64_t ssm_last = 0;
   int64_t conv_last = 0;
 };
@@ -46,12 +48,12 @@ inline StateLayout state_layout(int64_t offset, int64_t channels, int64_t d_stat
   StateLayout layout;
   layout.ssm_carry = offset;
   layout.conv_carry = layout.ssm_carry + d_state * channels;
-  layout.ssm_last = layout.conv_carry + taps * channels;
+  layout.ssm_last = layout.conv_carry + 2 * taps * channels;
   layout.conv_last = layout.ssm_last + d_state * channels;
   return layout;
 }
 inline int64_t state_floats(int64_t channels, int64_t d_state, int64_t taps) {
-  return 2 * (d_state + taps) * channels;
+  return (2 * d_state + 3 * taps) * channels;
 }
 
 // Device copies of the tables and their sizes.

@@ -5,8 +5,8 @@
 namespace chromamba::kernels {
 namespace {
 
-// Rows that a thread walks: K - 1 more are read before them, 9 % at K = 4.
-constexpr int kRunRows = 32;
+// Rows that a thread walks: K more are read before them, 6 % at K = 4.
+constexpr int kRunRows = 64;
 constexpr int kThreads = 128;
 
 struct RowMap {
@@ -25,7 +25,9 @@ __device__ __forceinline__ void load_input(const DeviceCausalConv1dArgs& args,
   if (i >= 0) {
     cuda::load8(static_cast<const T*>(args.u_LE) + map.row(i) * args.u_stride + e, to);
   } else {
-    cuda::load8(span.state + args.state.conv_carry + (args.taps + i) * args.channels + e, to);
+    cuda::load8(span.state + args.state.conv_carry +
+                    (span.turn * args.taps + args.taps + i) * args.channels + e,
+                to);
   }
 }
 
@@ -52,49 +54,62 @@ __global__ void __launch_bounds__(kThreads)
   if (args.bias_E != nullptr) cuda::load8(args.bias_E + e, bias);
   float window[kTaps][8];
 #pragma unroll
-  for (int k = 0; k + 1 < kTaps; ++k) {
-    load_input<T>(args, span, map, from + k - (kTaps - 1), e, window[k + 1]);
+  for (int k = 0; k < kTaps; ++k) {
+    load_input<T>(args, span, map, from + k - kTaps, e, window[k]);
   }
-#pragma unroll 4
-  for (int64_t i = from; i < end; ++i) {
+  // Rows are read kAhead at a time before the ones in hand are worked on: several loads in flight.
+  constexpr int kAhead = 4;
+  const T* u = static_cast<const T*>(args.u_LE) + map.row(from) * args.u_stride + e;
+  T* to = static_cast<T*>(args.out_LE) + map.row(from) * args.out_stride + e;
+  const int64_t u_step = map.step * args.u_stride;
+  const int64_t out_step = map.step * args.out_stride;
+  const int count = static_cast<int>(end - from);
+  float next[kAhead][8];
+  const auto read_ahead = [&](int i) {
 #pragma unroll
-    for (int k = 0; k + 1 < kTaps; ++k) {
-#pragma unroll
-      for (int c = 0; c < 8; ++c) window[k][c] = window[k + 1][c];
+    for (int j = 0; j < kAhead; ++j) {
+      if (i + j < count) cuda::load8(u + (i + j) * u_step, next[j]);
     }
-    const int64_t row = map.row(i);
-    cuda::load8(static_cast<const T*>(args.u_LE) + row * args.u_stride + e, window[kTaps - 1]);
-    float out[8];
+  };
+  read_ahead(0);
+  for (int i = 0; i < count; i += kAhead) {
+    float rows[kAhead][8];
 #pragma unroll
-    for (int c = 0; c < 8; ++c) {
-      float sum = bias[c];
+    for (int j = 0; j < kAhead; ++j) {
 #pragma unroll
-      for (int k = 0; k < kTaps; ++k) sum = fmaf(weight[k][c], window[k][c], sum);
-      out[c] = args.silu ? cuda::silu<T>(sum) : sum;
+      for (int c = 0; c < 8; ++c) rows[j][c] = next[j][c];
     }
-    cuda::store8(out, static_cast<T*>(args.out_LE) + row * args.out_stride + e);
+    read_ahead(i + kAhead);
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (i + j >= count) break;
+#pragma unroll
+      for (int c = 0; c < 8; ++c) {
+#pragma unroll
+        for (int k = 0; k + 1 < kTaps; ++k) window[k][c] = window[k + 1][c];
+        window[kTaps - 1][c] = rows[j][c];
+      }
+      float out[8];
+#pragma unroll
+      for (int c = 0; c < 8; ++c) {
+        float sum = bias[c];
+#pragma unroll
+        for (int k = 0; k < kTaps; ++k) sum = fmaf(weight[k][c], window[k][c], sum);
+        out[c] = args.silu ? cuda::silu<T>(sum) : sum;
+      }
+      cuda::store8(out, to + (i + j) * out_step);
+    }
   }
-}
-
-// The last K inputs at a span's end, and at the end of its last whole segment. One thread owns 8
-// channels of one span, so reading the old carry before overwriting it needs no other order.
-template <typename T>
-__global__ void __launch_bounds__(kThreads) conv_state_kernel(DeviceCausalConv1dArgs args) {
-  const int64_t e = 8 * (int64_t{blockIdx.x} * kThreads + threadIdx.x);
-  if (e >= args.channels) return;
-  const DeviceSpan span = args.batch.spans[blockIdx.y];
-  if (span.length == 0) return;
-  const RowMap map(span, args.reverse);
+  // The window now holds the last K inputs (the first of them, where the run is shorter than K, is the
+  // carry's): what comes after the span, or after its last whole segment, begins with them.
   const int64_t whole = span.length / args.batch.segment_bases * args.batch.segment_bases;
-  float value[8];
-  for (int64_t k = 0; k < args.taps; ++k) {
-    load_input<T>(args, span, map, span.length - args.taps + k, e, value);
-    cuda::store8(value, span.state + args.state.conv_last + k * args.channels + e);
-  }
-  if (whole == 0) return;
-  for (int64_t k = 0; k < args.taps; ++k) {
-    load_input<T>(args, span, map, whole - args.taps + k, e, value);
-    cuda::store8(value, span.state + args.state.conv_carry + k * args.channels + e);
+  const auto save = [&](float* state) {
+#pragma unroll
+    for (int k = 0; k < kTaps; ++k) cuda::store8(window[k], state + k * args.channels);
+  };
+  if (end == span.length) save(span.state + args.state.conv_last + e);
+  if (end == whole) {
+    save(span.state + args.state.conv_carry + (1 - span.turn) * args.taps * args.channels + e);
   }
 }
 
@@ -141,12 +156,8 @@ void causal_conv1d(DeviceExec& exec, const DeviceCausalConv1dArgs& args) {
         launch(std::integral_constant<int, 8>());
         break;
     }
-    cuda::check_launch(exec, "causal_conv1d");
-    conv_state_kernel<T>
-        <<<dim3(cuda::blocks_for(vectors, kThreads), static_cast<unsigned>(args.batch.span_count)),
-           kThreads, 0, stream>>>(args);
   });
-  cuda::check_launch(exec, "causal_conv1d's state");
+  cuda::check_launch(exec, "causal_conv1d");
 }
 
 }  // namespace chromamba::kernels

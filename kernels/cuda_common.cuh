@@ -125,24 +125,10 @@ __device__ __forceinline__ float tanh_fast(float x) {
   return y;
 }
 
-// 2^x for x <= 0 on the multiply-add units, which stand half idle beside the special-function unit
-// in a scan: degree 5 on [-0.5, 0.5], 9.2e-8 relative (the coefficients of simd_math-inl.h).
-__device__ __forceinline__ float exp2_polynomial(float x) {
-  constexpr float kMagic = 12582912.0F;  // 1.5 * 2^23: rounds to an integer in the low bits
-  x = fmaxf(x, -126.0F);
-  const float shifted = x + kMagic;
-  const float f = x - (shifted - kMagic);
-  float p = fmaf(f, 1.326472685e-3F, 9.671512666e-3F);
-  p = fmaf(p, f, 5.550733744e-2F);
-  p = fmaf(p, f, 2.402224208e-1F);
-  p = fmaf(p, f, 6.931469776e-1F);
-  p = fmaf(p, f, 1.0F);
-  return __int_as_float(__float_as_int(p) + (__float_as_int(shifted) << 23));
-}
-
-// 2^(a·b) for a·b <= 0, with the fraction of the product taken before it is rounded.
+// 2^(a·b) for a·b <= 0 on the multiply-add units, with the fraction of the product taken before it is
+// rounded: degree 5 on [-0.5, 0.5], 9.2e-8 relative (the coefficients of simd_math-inl.h).
 __device__ __forceinline__ float exp2_product(float a, float b) {
-  constexpr float kMagic = 12582912.0F;
+  constexpr float kMagic = 12582912.0F;  // 1.5 * 2^23: rounds to an integer in the low bits
   const float shifted = fmaxf(fmaf(a, b, kMagic), kMagic - 126.0F);
   // Below 2^-126 the fraction is meaningless, and its bounds keep the result tiny.
   const float f = fminf(fmaxf(fmaf(a, b, -(shifted - kMagic)), -0.5F), 0.5F);
@@ -166,22 +152,6 @@ template <>
 __device__ __forceinline__ float silu<Bf16>(float x) {
   const float half = 0.5F * x;
   return fmaf(half, tanh_fast(half), half);
-}
-
-// log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)).
-template <typename T>
-__device__ __forceinline__ float softplus(float x);
-template <>
-__device__ __forceinline__ float softplus<float>(float x) {
-  return fmaxf(x, 0.0F) + log1pf(expf(-fabsf(x)));
-}
-// For bf16 inputs: below 2^-7 two terms of the series (2e-5 relative), above it the logarithm.
-template <>
-__device__ __forceinline__ float softplus<Bf16>(float x) {
-  const float y = exp2_fast(-fabsf(x) * kLog2E);
-  const float series = fmaf(-0.5F * y, y, y);
-  const float logarithm = log2_fast(1.0F + y) * kLn2;
-  return fmaxf(x, 0.0F) + (y < 0.0078125F ? series : logarithm);
 }
 
 __device__ __forceinline__ float warp_sum(float value) {

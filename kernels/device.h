@@ -108,7 +108,8 @@ class DeviceEvent {
   DeviceEvent(const DeviceEvent&) = delete;
   DeviceEvent& operator=(const DeviceEvent&) = delete;
   void record();
-  void wait() const;                                    // until the stream has passed the point
+  void hold(DeviceExec& exec) const;  // what is queued there next waits for the point
+  void wait() const;                  // until the stream has passed the point
   double seconds_since(const DeviceEvent& from) const;  // both recorded and passed
 
  private:

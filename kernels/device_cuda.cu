@@ -211,6 +211,10 @@ void DeviceEvent::record() {
   cuda::check(cudaEventRecord(impl_->event, impl_->exec->impl().stream), impl_->exec->impl(),
               "recording an event");
 }
+void DeviceEvent::hold(DeviceExec& exec) const {
+  cuda::check(cudaStreamWaitEvent(exec.impl().stream, impl_->event, 0), exec.impl(),
+              "ordering two streams");
+}
 void DeviceEvent::wait() const {
   cuda::check(cudaEventSynchronize(impl_->event), impl_->exec->impl(), "computing");
 }

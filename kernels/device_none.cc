@@ -54,6 +54,7 @@ DeviceEvent::DeviceEvent(DeviceExec&) { unreachable(); }
 DeviceEvent::~DeviceEvent() = default;
 void DeviceEvent::record() { unreachable(); }
 void DeviceEvent::wait() const { unreachable(); }
+void DeviceEvent::hold(DeviceExec&) const { unreachable(); }
 double DeviceEvent::seconds_since(const DeviceEvent&) const { unreachable(); }
 
 void copy_to_device(DeviceExec&, void*, const void*, int64_t) { unreachable(); }

@@ -8,7 +8,7 @@ namespace {
 constexpr int kWarps = 4;
 // Rows a warp takes at a time, so that one read of the head's weights serves several rows, and
 // vocabulary entries whose partial sums are reduced together.
-constexpr int kRows = 2;
+constexpr int kRows = 4;
 constexpr int kEntries = 8;
 
 // Sums kEntries values over the lanes of a warp; afterwards every lane has all sums. Halving the

@@ -8,12 +8,6 @@ namespace {
 // Channels of a block. Four warps share the reads of Bmat and Cmat; more would leave fewer blocks for
 // short sequences.
 constexpr int kThreads = 128;
-// Of every 8 exponentials so many go to the multiply-add units in step 3. The special-function unit does 16
-// a clock and multiprocessor, and a polynomial costs 11 issue slots of 128 a clock.
-constexpr int kPolynomial = 1;
-// The same for step 1, of every 16.
-constexpr int kPolynomialEnds = 3;
-
 // Bases of a tile in shared memory: 8 KB each for u, dt and z. An element type's tile is what a block of 128
 // channels reads with four 16-byte loads a thread.
 template <typename T>
@@ -24,17 +18,47 @@ constexpr int kTileBases = 64 / static_cast<int>(sizeof(T));
 template <typename T>
 constexpr float kNegligible = sizeof(T) == 2 ? -24.0F : -48.0F;
 
-// 2^(a·b) for a·b <= 0. In bf16 the special-function unit, or the polynomial where `polynomial`; in f32
-// the product is never rounded, so that a chain of 10^5 factors near 1 keeps its 7 digits.
+// 2^(a·b) for a·b <= 0: on the special-function unit in bf16; in f32 on the multiply-add units, where
+// the product is never rounded, so that a chain of 10^5 factors near 1 keeps its 7 digits. (In bf16 a share of
+// polynomials beside the special functions was measured: 1 in 8 costs 2 % more than it saves, because issue slots
+// are as scarce.)
 template <typename T>
-__device__ __forceinline__ float exp2_of(float a, float b, bool polynomial);
+__device__ __forceinline__ float exp2_of(float a, float b);
 template <>
-__device__ __forceinline__ float exp2_of<Bf16>(float a, float b, bool polynomial) {
-  return polynomial ? cuda::exp2_polynomial(a * b) : cuda::exp2_fast(a * b);
+__device__ __forceinline__ float exp2_of<Bf16>(float a, float b) {
+  return cuda::exp2_fast(a * b);
 }
 template <>
-__device__ __forceinline__ float exp2_of<float>(float a, float b, bool) {
+__device__ __forceinline__ float exp2_of<float>(float a, float b) {
   return cuda::exp2_product(a, b);
+}
+
+// Time steps in units of ln 2: Δ·log2(e), so that exp(Δ·A) = 2^(step·A); Bmat carries the unit back into Δ·u·Bmat.
+template <typename T>
+constexpr float kTimeUnit = cuda::kLn2;
+
+// softplus(dt + bias)·log2(e) = max(x, 0) + log2(1 + 2^-|x|) with x = (dt + bias)·log2(e).
+template <typename T>
+class TimeStep {
+ public:
+  __device__ explicit TimeStep(float bias) : bias_(bias * cuda::kLog2E) {}
+  __device__ __forceinline__ float operator()(float dt) const;
+
+ private:
+  float bias_;
+};
+template <>
+__device__ __forceinline__ float TimeStep<float>::operator()(float dt) const {
+  // In f32 small steps keep their relative accuracy.
+  const float x = fmaf(dt, cuda::kLog2E, bias_);
+  return fmaxf(x, 0.0F) + cuda::kLog2E * log1pf(cuda::exp2_product(-fabsf(x), 1.0F));
+}
+template <>
+__device__ __forceinline__ float TimeStep<Bf16>::operator()(float dt) const {
+  // The sum rounds a small step to a multiple of 2^-24, less than what rounding dt to bf16 does to it
+  // down to steps of 10^-5; below, the state stands still for 10^5 bases either way.
+  const float x = fmaf(dt, cuda::kLog2E, bias_);
+  return fmaxf(x, 0.0F) + cuda::log2_fast(1.0F + cuda::exp2_fast(-fabsf(x)));
 }
 
 // One block's part of the activations: kTileBases rows of 128 channels in running order.
@@ -76,11 +100,18 @@ __device__ __forceinline__ void load_tile(const T* from, int64_t stride, const S
   const int per_pass = static_cast<int>(blockDim.x) / kAcross;
   if (across * kVector >= channels) return;
   const T* at = from + (rows.first + rows.step * (start + down)) * stride + across * kVector;
-  const int64_t advance = rows.step * per_pass * stride;
-#pragma unroll 4
+  const int advance = rows.step * per_pass * static_cast<int>(stride * sizeof(T));  // bytes
+  if (count == kTileBases<T> && per_pass == kThreads / kAcross) {
+#pragma unroll
+    for (int i = 0; i < kTileBases<T> / (kThreads / kAcross); ++i) {
+      copy_async(&tile.values[down + i * (kThreads / kAcross)][across * kVector],
+                 reinterpret_cast<const char*>(at) + int64_t{i} * advance);
+    }
+    return;
+  }
   for (int t = down; t < count; t += per_pass) {
     copy_async(&tile.values[t][across * kVector], at);
-    at += advance;
+    at = reinterpret_cast<const T*>(reinterpret_cast<const char*>(at) + advance);
   }
 }
 
@@ -91,41 +122,46 @@ struct StateRows {
   // Of a full block; a narrower one, of a small model, reads what is left at once.
   static constexpr int kAhead =
       kTileBases<T> * kStates / kThreads > 0 ? kTileBases<T>* kStates / kThreads : 1;
-  const T* from;
-  int64_t stride;
+  const T* first;  // this thread's first row of the segment
+  int advance;     // bytes from one of its rows to the next
+  int64_t stride;  // from base to base
   int n;
   int down;
   int per_pass;
-  int states;
-  int held_count = 0;
+  bool used;  // its state is one of the model's
   T held[kAhead];
 
-  __device__ StateRows(const void* matrix, int64_t row_stride, int64_t d_state)
-      : from(static_cast<const T*>(matrix)),
-        stride(row_stride),
+  __device__ StateRows(const void* matrix, int64_t row_stride, const SegmentRows& rows,
+                       int64_t d_state)
+      : stride(rows.step * row_stride),
         n(static_cast<int>(threadIdx.x) % kStates),
         down(static_cast<int>(threadIdx.x) / kStates),
         per_pass(static_cast<int>(blockDim.x) / kStates),
-        states(static_cast<int>(d_state)) {}
+        used(n < d_state && down < per_pass) {
+    first = static_cast<const T*>(matrix) + rows.first * row_stride + down * stride + n;
+    advance = per_pass * static_cast<int>(stride * static_cast<int64_t>(sizeof(T)));
+  }
 
-  __device__ __forceinline__ T value(const SegmentRows& rows, int start, int count, int t) const {
-    return t < count && n < states ? from[(rows.first + rows.step * (start + t)) * stride + n]
-                                   : cuda::from_float<T>(0.0F);
-  }
-  __device__ __forceinline__ void read(const SegmentRows& rows, int start, int count) {
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) held[i] = value(rows, start, count, down + i * per_pass);
-  }
-  __device__ __forceinline__ void store(const SegmentRows& rows, int start, int count,
-                                        float* tile) const {
-    if (down >= per_pass) return;  // threads that are no whole row
+  __device__ __forceinline__ void read(int start, int count) {
+    const char* at = reinterpret_cast<const char*>(first + start * stride);
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      const int t = down + i * per_pass;
-      if (t < kTileBases<T>) tile[t * kStates + n] = cuda::to_float(held[i]);
+      held[i] = used && down + i * per_pass < count
+                    ? *reinterpret_cast<const T*>(at + int64_t{i} * advance)
+                    : cuda::from_float<T>(0.0F);
+    }
+  }
+  __device__ __forceinline__ void store(int start, int count, float scale, float* tile) const {
+    if (down >= per_pass) return;  // threads that are no whole row
+    float* to = tile + down * kStates + n;
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (down + i * per_pass < kTileBases<T>) *to = scale * cuda::to_float(held[i]);
+      to += per_pass * kStates;
     }
     for (int t = down + kAhead * per_pass; t < kTileBases<T>; t += per_pass) {
-      tile[t * kStates + n] = cuda::to_float(value(rows, start, count, t));
+      tile[t * kStates + n] =
+          used && t < count ? scale * cuda::to_float(first[(start + t - down) * stride]) : 0.0F;
     }
   }
 };
@@ -142,12 +178,12 @@ __device__ __forceinline__ void store_tile(const Tile<T>& tile, T* to, int64_t s
   const int per_pass = static_cast<int>(blockDim.x) / kAcross;
   if (across * kVector >= channels) return;
   T* at = to + (rows.first + rows.step * (start + down)) * stride + across * kVector;
-  const int64_t advance = rows.step * per_pass * stride;
+  const int advance = rows.step * per_pass * static_cast<int>(stride * sizeof(T));  // bytes
 #pragma unroll 4
   for (int t = down; t < count; t += per_pass) {
     *reinterpret_cast<uint4*>(at) =
         *reinterpret_cast<const uint4*>(&tile.values[t][across * kVector]);
-    at += advance;
+    at = reinterpret_cast<T*>(reinterpret_cast<char*>(at) + advance);
   }
 }
 
@@ -156,7 +192,7 @@ __device__ __forceinline__ void store_tile(const Tile<T>& tile, T* to, int64_t s
 template <int kStates>
 constexpr int kGroup = kStates <= 16 ? 8 : 4;
 
-// Step 1: what a segment adds to the state, and its sum of Δ (times log2 e).
+// Step 1: what a segment adds to the state, and its sum of time steps.
 template <typename T, int kStates>
 struct EndsMemory {
   Tile<T> u[2];
@@ -183,6 +219,7 @@ __global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveS
   const int lane = active ? static_cast<int>(threadIdx.x) : channels - 1;
   const SegmentRows rows(span, segment, args.reverse);
   const float bias = args.dt_bias_E != nullptr ? args.dt_bias_E[channel] : 0.0F;
+  const TimeStep<T> time_step(bias);
 
   float a[kStates];
   float h[kStates];
@@ -202,23 +239,23 @@ __global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveS
     }
   }
 
-  StateRows<T, kStates> b_rows(args.Bmat_LN, args.bc_stride, args.d_state);
+  StateRows<T, kStates> b_rows(args.Bmat_LN, args.bc_stride, rows, args.d_state);
   const T* u_rows = static_cast<const T*>(args.u_LE) + first_channel;
   const T* dt_rows = static_cast<const T*>(args.dt_LE) + first_channel;
   const auto read_ahead = [&](int start, int turn) {
     load_tile(u_rows, args.u_stride, rows, start, kTile, channels, memory.u[turn]);
     load_tile(dt_rows, args.dt_stride, rows, start, kTile, channels, memory.dt[turn]);
     commit_copies();
-    b_rows.read(rows, start, kTile);
+    b_rows.read(start, kTile);
   };
 
-  float sum = 0;  // of Δ·log2 e after the base in hand
+  float sum = 0;  // of the steps after the base in hand
   bool live = true;
   int turn = 0;
   read_ahead(segment.length - kTile, turn);
   for (int start = segment.length - kTile; live; start -= kTile) {
     wait_for_copies();
-    b_rows.store(rows, start, kTile, memory.b);
+    b_rows.store(start, kTile, kTimeUnit<T>, memory.b);
     __syncthreads();
     if (start > 0) read_ahead(start - kTile, 1 - turn);
     const Tile<T>& u_tile = memory.u[turn];
@@ -228,7 +265,7 @@ __global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveS
       float input[kBases];
 #pragma unroll
       for (int i = 0; i < kBases; ++i) {
-        after[i] = cuda::softplus<T>(cuda::to_float(dt_tile.values[t + i][lane]) + bias);
+        after[i] = time_step(cuda::to_float(dt_tile.values[t + i][lane]));
         input[i] = after[i] * cuda::to_float(u_tile.values[t + i][lane]);
       }
       const float before_group = sum;
@@ -236,7 +273,7 @@ __global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveS
       for (int i = kBases - 1; i >= 0; --i) {
         const float delta = after[i];
         after[i] = sum;
-        sum = fmaf(delta, cuda::kLog2E, sum);
+        sum += delta;
       }
 #pragma unroll
       for (int q = 0; q < kQuads; ++q) {
@@ -248,8 +285,7 @@ __global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveS
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
             const int n = 4 * q + k;
-            h[n] = fmaf(exp2_of<T>(after[i], a[n], k == 3 && i % 4 < kPolynomialEnds),
-                        input[i] * b[k], h[n]);
+            h[n] = fmaf(exp2_of<T>(after[i], a[n]), input[i] * b[k], h[n]);
           }
         }
       }
@@ -272,8 +308,8 @@ __global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveS
 }
 
 // Step 2: turns each segment's end state into the state before it, in place. One thread a state of
-// a span; kAhead segments are read before the first is needed, for the chain itself is short.
-constexpr int kAhead = 8;
+// a span; kCarryAhead segments are read before the first is needed, for the chain itself is short.
+constexpr int kCarryAhead = 32;
 __global__ void __launch_bounds__(kThreads) carry_kernel(DeviceSelectiveScanArgs args) {
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   const int64_t states = args.d_state * args.channels;
@@ -288,17 +324,17 @@ __global__ void __launch_bounds__(kThreads) carry_kernel(DeviceSelectiveScanArgs
   const int64_t block = (args.d_state + 1) * args.channels;
   float* at = args.workspace + span.first_segment * block + i;
   const float* sums = args.workspace + span.first_segment * block + states + e;
-  for (int64_t k = 0; k < whole; k += kAhead) {
-    float end[kAhead];
-    float factor[kAhead];
+  for (int64_t k = 0; k < whole; k += kCarryAhead) {
+    float end[kCarryAhead];
+    float factor[kCarryAhead];
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
+    for (int j = 0; j < kCarryAhead; ++j) {
       const int64_t used = k + j < whole ? k + j : whole - 1;
       end[j] = at[used * block];
       factor[j] = sums[used * block];
     }
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
+    for (int j = 0; j < kCarryAhead; ++j) {
       if (k + j >= whole) break;
       at[(k + j) * block] = h;
       h = fmaf(cuda::exp2_product(factor[j], a), h, end[j]);
@@ -318,7 +354,7 @@ __device__ __forceinline__ float step(float delta, float u, float skip, const fl
                                       const float* c_row, const float (&a)[kStates],
                                       float (&h)[kStates]) {
   const float input = delta * u;
-  float y[4] = {skip * u, 0, 0, 0};
+  float y[2] = {skip * u, 0};
 #pragma unroll
   for (int q = 0; q < kStates / 4; ++q) {
     const float4 b4 = *reinterpret_cast<const float4*>(b_row + 4 * q);
@@ -328,11 +364,11 @@ __device__ __forceinline__ float step(float delta, float u, float skip, const fl
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       const int n = 4 * q + k;
-      h[n] = fmaf(exp2_of<T>(delta, a[n], n % 8 >= 8 - kPolynomial), h[n], input * b[k]);
-      y[k] = fmaf(h[n], c[k], y[k]);
+      h[n] = fmaf(exp2_of<T>(delta, a[n]), h[n], input * b[k]);
+      y[k % 2] = fmaf(h[n], c[k], y[k % 2]);
     }
   }
-  return (y[0] + y[1]) + (y[2] + y[3]);
+  return y[0] + y[1];
 }
 
 template <typename T, int kStates>
@@ -344,8 +380,11 @@ struct OutputsMemory {
   float c[kTileBases<T> * kStates];
 };
 
+// Four blocks of a multiprocessor are what shared memory holds: 128 registers a thread let one warp
+// have many bases' exponentials in flight.
 template <typename T, int kStates, bool kGated, bool kSnapshots>
-__global__ void __launch_bounds__(kThreads) segment_outputs_kernel(DeviceSelectiveScanArgs args) {
+__global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
+    segment_outputs_kernel(DeviceSelectiveScanArgs args) {
   extern __shared__ __align__(16) unsigned char shared[];
   auto& memory = *reinterpret_cast<OutputsMemory<T, kStates>*>(shared);
   constexpr int kTile = kTileBases<T>;
@@ -361,6 +400,7 @@ __global__ void __launch_bounds__(kThreads) segment_outputs_kernel(DeviceSelecti
   const int lane = static_cast<int>(threadIdx.x);
   const SegmentRows rows(span, segment, args.reverse);
   const float bias = args.dt_bias_E != nullptr ? args.dt_bias_E[channel] : 0.0F;
+  const TimeStep<T> time_step(bias);
   const float skip = args.D_E[channel];
 
   float a[kStates];
@@ -374,7 +414,7 @@ __global__ void __launch_bounds__(kThreads) segment_outputs_kernel(DeviceSelecti
     a[n] = 0;
     h[n] = 0;
     if (n < args.d_state) {
-      a[n] = args.A_NE[n * args.channels + channel] * cuda::kLog2E;
+      a[n] = args.A_NE[n * args.channels + channel];
       h[n] = before[n * args.channels + channel];
     }
   }
@@ -403,8 +443,8 @@ __global__ void __launch_bounds__(kThreads) segment_outputs_kernel(DeviceSelecti
     find_snapshot();
   }
 
-  StateRows<T, kStates> b_rows(args.Bmat_LN, args.bc_stride, args.d_state);
-  StateRows<T, kStates> c_rows(args.Cmat_LN, args.bc_stride, args.d_state);
+  StateRows<T, kStates> b_rows(args.Bmat_LN, args.bc_stride, rows, args.d_state);
+  StateRows<T, kStates> c_rows(args.Cmat_LN, args.bc_stride, rows, args.d_state);
   const auto rows_left = [&](int start) {
     return segment.length - start < kTile ? segment.length - start : kTile;
   };
@@ -419,8 +459,8 @@ __global__ void __launch_bounds__(kThreads) segment_outputs_kernel(DeviceSelecti
                 channels, memory.z[turn]);
     }
     commit_copies();
-    b_rows.read(rows, start, count);
-    c_rows.read(rows, start, count);
+    b_rows.read(start, count);
+    c_rows.read(start, count);
   };
   const auto take_snapshots = [&](int base) {
     while (base == snapshot_at) {
@@ -441,8 +481,8 @@ __global__ void __launch_bounds__(kThreads) segment_outputs_kernel(DeviceSelecti
   for (int start = 0; start < segment.length; start += kTile) {
     const int count = rows_left(start);
     wait_for_copies();
-    b_rows.store(rows, start, count, memory.b);
-    c_rows.store(rows, start, count, memory.c);
+    b_rows.store(start, count, kTimeUnit<T>, memory.b);
+    c_rows.store(start, count, 1.0F, memory.c);
     __syncthreads();
     if (start + kTile < segment.length) read_ahead(start + kTile, 1 - turn);
     const Tile<T>& u_tile = memory.u[turn];
@@ -456,7 +496,7 @@ __global__ void __launch_bounds__(kThreads) segment_outputs_kernel(DeviceSelecti
 #pragma unroll
       for (int i = 0; i < kBases; ++i) {
         u[i] = cuda::to_float(u_tile.values[t + i][lane]);
-        delta[i] = cuda::softplus<T>(cuda::to_float(dt_tile.values[t + i][lane]) + bias);
+        delta[i] = time_step(cuda::to_float(dt_tile.values[t + i][lane]));
       }
 #pragma unroll
       for (int i = 0; i < kBases; ++i) {
@@ -473,7 +513,7 @@ __global__ void __launch_bounds__(kThreads) segment_outputs_kernel(DeviceSelecti
 #pragma unroll 1
     for (; t < count; ++t) {
       if constexpr (kSnapshots) take_snapshots(start + t);
-      const float delta = cuda::softplus<T>(cuda::to_float(dt_tile.values[t][lane]) + bias);
+      const float delta = time_step(cuda::to_float(dt_tile.values[t][lane]));
       float y = step<T, kStates>(delta, cuda::to_float(u_tile.values[t][lane]), skip,
                                  memory.b + t * kStates, memory.c + t * kStates, a, h);
       if constexpr (kGated) y *= cuda::silu<T>(cuda::to_float(z_tile.values[t][lane]));

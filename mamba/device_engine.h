@@ -27,7 +27,7 @@ class DeviceEngine {
   SequenceState new_sequence();
   void forward(std::span<Chunk> chunks, const std::function<void()>& poll);
   std::vector<LayerState> read_layers(const SequenceState& state);
-  kernels::DeviceExec& exec();
+  int64_t peak_bytes() const;  // of device memory
   int64_t rows_per_pass() const;
   // Page-locked memory and what the CUDA runtime maps, about.
   static int64_t host_bytes(const Model& model, bool hidden);

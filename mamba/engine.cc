@@ -388,7 +388,7 @@ std::vector<LayerState> Engine::layer_states(const SequenceState& state) const {
 
 int64_t Engine::good_chunk() const { return device_ ? 8 * device_->rows_per_pass() : kTileRows; }
 
-int64_t Engine::device_peak_bytes() const { return device_ ? device_->exec().peak_bytes() : 0; }
+int64_t Engine::device_peak_bytes() const { return device_ ? device_->peak_bytes() : 0; }
 
 int64_t Engine::workspace_bytes(const Model& model, const ComputeDevice& device, int threads,
                                 bool hidden) {

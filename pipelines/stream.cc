@@ -107,6 +107,7 @@ class Runner {
       });
     }
     if (failure_) std::rethrow_exception(failure_);
+    stats_.device_peak_bytes = engine_.device_peak_bytes();
     stats_.seconds = std::chrono::duration<double>(Clock::now() - start).count();
     return stats_;
   }

@@ -43,6 +43,7 @@ struct StreamStats {
   double read_seconds = 0;  // in which each stage worked and did not wait for another
   double compute_seconds = 0;
   double write_seconds = 0;
+  int64_t device_peak_bytes = 0;  // GPU memory of the engine at its fullest; 0 on the CPU
 };
 
 // Gives the next pass and where to read it; empty at the end. Called on the reading thread.

@@ -62,12 +62,18 @@ run mamba_tests "$programs/mamba_tests"
 run selftest "$programs/chromamba" selftest
 grep 'cuda' "$results/selftest.log" "$results/mamba_tests.log" | sed 's/^[^:]*://' || true
 if [ "$sanitize" = yes ]; then
+  # cuBLAS's own kernels are left out: racecheck does not follow the barriers of their bulk copies.
+  check() {
+    local name=$1
+    shift
+    run "$name" compute-sanitizer --tool "${name%%-*}" --error-exitcode 9 \
+      --kernel-name-exclude kernel_substring=nvjet "$@"
+    grep -h 'SUMMARY' "$results/$name.log" || true
+  }
   for tool in memcheck racecheck; do
-    run "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 \
-      "$programs/kernels_tests" 'GPU*'
-    run "$tool-model" compute-sanitizer --tool "$tool" --error-exitcode 9 \
-      "$programs/chromamba" score test_data/lambda.fa --device cuda --quiet -o "$results/lambda.tsv"
-    grep 'SUMMARY' "$results/$tool.log" "$results/$tool-model.log" || true
+    check "$tool" "$programs/kernels_tests" 'GPU*'
+    check "$tool-model" "$programs/chromamba" score test_data/lambda.fa --device cuda --quiet \
+      -o "$results/lambda.tsv"
   done
 fi
 if [ $failed -ne 0 ]; then

@@ -162,7 +162,7 @@ void causal_conv1d(DeviceTarget& target, const kernels::CausalConv1dArgs& args) 
           ? to_device(exec, gather(args.bias_E, 1, args.channels, args.channels, channels), true)
           : DeviceBuffer();
   AlignedFloats state = gather(args.state_KE, args.taps, args.channels, args.channels, channels);
-  state.resize(static_cast<size_t>(2 * state_size), std::nanf(""));
+  state.resize(static_cast<size_t>(3 * state_size), std::nanf(""));
   const DeviceBuffer device_state = to_device(exec, state, true);
   const OneSpan span(exec, args.length, device_state.as<float>(),
                      target.segment_bases > 0 ? target.segment_bases : kernels::kSegmentBases);
@@ -178,13 +178,13 @@ void causal_conv1d(DeviceTarget& target, const kernels::CausalConv1dArgs& args) 
   device.u_stride = channels;
   device.weight_KE = weight.as<const float>();
   device.bias_E = bias.as<const float>();
-  device.state.conv_last = state_size;
+  device.state.conv_last = 2 * state_size;
   device.out_LE = out.data();
   device.out_stride = channels;
   kernels::causal_conv1d(exec, device);
   scatter(from_device(exec, out.data(), args.length * channels), args.length, args.channels,
           channels, args.out_LE, args.out_stride);
-  scatter(from_device(exec, device_state.as<float>() + state_size, state_size, true), args.taps,
+  scatter(from_device(exec, device_state.as<float>() + 2 * state_size, state_size, true), args.taps,
           args.channels, channels, args.state_KE, args.channels);
 }
 
