@@ -75,7 +75,10 @@ int embed_command(const Arguments& arguments) {
   pipelines::GenomeInput input(options.job.input);
   Progress progress("embedded", line.has("quiet"));
   options.job.bases_done = progress.counter();
-  options.job.started = [&](int64_t bases) { progress.start(bases); };
+  options.job.started = [&](int64_t bases) {
+    if (!options.job.device_note.empty()) options.job.note(options.job.device_note);
+    progress.start(bases);
+  };
   const pipelines::EmbedResult result = pipelines::run_embed(options, model, input);
   progress.stop();
   note_iupac(input, options.job);

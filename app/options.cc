@@ -198,8 +198,8 @@ pipelines::JobOptions job_options(const CommandLine& line, const Arguments& argu
   }
   job.memory = parse_number(line.text("memory"), "memory", 1024);
   kernels::use_simd_target(line.text("simd"));
-  job.device =
-      pipelines::choose_device(line.text("device"), line.text("dtype"), job.memory, job.note);
+  job.device = pipelines::choose_device(line.text("device"), line.text("dtype"), job.memory,
+                                        [&](const std::string& text) { job.device_note = text; });
   job.no_version = line.has("no-version");
   job.version = kVersion;
   job.command = arguments.command_line;

@@ -88,6 +88,7 @@ int score_command(const Arguments& arguments) {
   Progress progress("scored", line.has("quiet"));
   options.job.bases_done = progress.counter();
   options.job.started = [&](int64_t bases) {
+    if (!options.job.device_note.empty()) options.job.note(options.job.device_note);
     options.job.note("scoring " + pipelines::with_commas(input.bases_wanted()) + " bases of " +
                      input.name() + " with " + model.name() + " (" + pipelines::with_commas(bases) +
                      " to read)");

@@ -102,13 +102,12 @@ __global__ void __launch_bounds__(kThreads)
   }
   // The window now holds the last K inputs (the first of them, where the run is shorter than K, is the
   // carry's): what comes after the span, or after its last whole segment, begins with them.
-  const int64_t whole = span.length / args.batch.segment_bases * args.batch.segment_bases;
   const auto save = [&](float* state) {
 #pragma unroll
     for (int k = 0; k < kTaps; ++k) cuda::store8(window[k], state + k * args.channels);
   };
   if (end == span.length) save(span.state + args.state.conv_last + e);
-  if (end == whole) {
+  if (end == span.whole_length) {
     save(span.state + args.state.conv_carry + (1 - span.turn) * args.taps * args.channels + e);
   }
 }
@@ -123,7 +122,7 @@ void causal_conv1d(DeviceExec& exec, const DeviceCausalConv1dArgs& args) {
   const int64_t vectors = args.channels / 8;
   const int threads_e = static_cast<int>(vectors < kThreads ? vectors : kThreads);
   const int threads_run = kThreads / threads_e;
-  const int runs = static_cast<int>((args.batch.segment_bases + kRunRows - 1) / kRunRows);
+  const int runs = static_cast<int>((args.batch.longest_segment + kRunRows - 1) / kRunRows);
   const dim3 block(static_cast<unsigned>(threads_e), static_cast<unsigned>(threads_run));
   const dim3 grid(cuda::blocks_for(args.batch.segment_count * runs, threads_run),
                   cuda::blocks_for(vectors, threads_e));

@@ -56,7 +56,7 @@ void selective_scan(Exec& exec, const SelectiveScanArgs& args);
 
 // On a device, over the spans of a batch: u, dt, Bmat, Cmat, z, out in the context's element type; the rest, state
 // and accumulators f32. One thread owns a channel with all its states in registers; a block owns 128
-// channels of one segment of kSegmentBases bases; Bmat and Cmat of 32 bases wait in shared memory.
+// channels of one segment (batch.h); Bmat and Cmat of 32 bases wait in shared memory.
 //
 //   1  end of each segment from a zero state, walking it backwards: h = Σ_t exp(A·S_t)·Δ_t·u_t·B_t with S_t
 //      the sum of Δ after t. Groups of states whose factor fell below 2^-24 (f32: 2^-48) for the whole warp are
@@ -66,7 +66,7 @@ void selective_scan(Exec& exec, const SelectiveScanArgs& args);
 //
 // A span of one segment needs step 3 only. Each step's order is fixed by the position in the sequence.
 // Bytes a base, bf16: step 1 reads 4·E + 2·N, step 3 reads 6·E + 4·N and writes 2·E; step 2 moves
-// 16·N·E/512. Unfused (softplus, scan, skip, gate apart, f32 between) it would be 34·E.
+// 16·N·E/1,024. Unfused (softplus, scan, skip, gate apart, f32 between) it would be 34·E.
 // The special-function unit is the limit: N + 3 results a channel and base in step 3, 16 a clock and multiprocessor,
 // which is 2.9e12 state updates/s at N = 16 on an H100; step 1 takes as many again where states live long.
 // The published kernel reaches 0.71e12.

@@ -209,7 +209,7 @@ __global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveS
   const DeviceSegment segment = args.batch.segments[blockIdx.x];
   const DeviceSpan span = args.batch.spans[segment.span];
   // Nobody continues from the last segment of a span unless it is whole.
-  if (segment.length < args.batch.segment_bases) return;
+  if (segment.whole == 0) return;
   const int64_t first_channel = int64_t{blockIdx.y} * blockDim.x;
   const int64_t e = first_channel + threadIdx.x;
   const bool active = e < args.channels;
@@ -320,7 +320,7 @@ __global__ void __launch_bounds__(kThreads) carry_kernel(DeviceSelectiveScanArgs
   const float a = args.A_NE[i];
   float* carry = span.state + args.state.ssm_carry + i;
   float h = *carry;
-  const int64_t whole = span.length / args.batch.segment_bases;
+  const int64_t whole = span.whole_segments;
   const int64_t block = (args.d_state + 1) * args.channels;
   float* at = args.workspace + span.first_segment * block + i;
   const float* sums = args.workspace + span.first_segment * block + states + e;
@@ -525,7 +525,7 @@ __global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
     turn = 1 - turn;
   }
   // Where the span's last segment is whole, step 2 knows the state after it: what the next span begins with.
-  const bool known = args.workspace != nullptr && segment.length == args.batch.segment_bases;
+  const bool known = args.workspace != nullptr && segment.whole != 0;
   if (active && !known && segment.start + segment.length == span.length) {
     float* last = span.state + args.state.ssm_last + e;
 #pragma unroll
@@ -588,7 +588,7 @@ void selective_scan(DeviceExec& exec, const DeviceSelectiveScanArgs& args) {
   require(args.channels % 8 == 0 && args.u_stride % 8 == 0 && args.dt_stride % 8 == 0 &&
               args.z_stride % 8 == 0 && args.out_stride % 8 == 0,
           "selective_scan: channels and strides must be multiples of 8");
-  require(args.workspace == nullptr || args.batch.segment_bases % 32 == 0,
+  require(args.workspace == nullptr || args.batch.longest_segment % 32 == 0,
           "selective_scan: segments must be whole tiles");
   if (args.batch.segment_count == 0) return;
   cuda::with_dtype(exec.dtype(), [&](auto* element) {

@@ -20,14 +20,17 @@ namespace chromamba::mamba {
 
 using kernels::DeviceBuffer;
 using kernels::DeviceExec;
-using kernels::kSegmentBases;
+using kernels::kLongSegment;
 using kernels::PinnedBuffer;
 
 namespace {
 
-// Rows of a pass when memory allows: 192 blocks of a D=256 model's scan. Measured on an H100, 65,536 rows run 2 %
-// slower and 131,072 1 % faster, at 0.3 GiB less or more.
-constexpr int64_t kMostRows = 98304;
+// Rows of a pass: as many as fit kGoodBytes with everything else, and --memory. More fill the GPU better (a
+// D=256 model runs 3 % faster with twice as many), at memory that others on the GPU may want.
+constexpr int64_t kMostRows = 262144;
+constexpr int64_t kGoodRows = 65536;
+constexpr int64_t kGoodBytes = int64_t{9}
+                               << 28;  // 2.25 GiB, taps and logits counted, which few calls have
 // Passes in flight, each on its own stream. The later one is a layer behind at least: it waits for the
 // carry. While one scans, which takes the arithmetic units, the other multiplies and normalises, which
 // takes the memory.
@@ -78,7 +81,7 @@ class StatePool {
 
 }  // namespace
 
-// One sequence on a device: the carry at its last multiple of kSegmentBases, and the tokens since.
+// One sequence on a device: the carry where its last segment begins, and the tokens since.
 struct DeviceSequence {
   std::shared_ptr<StatePool> pool;
   float* state = nullptr;
@@ -103,9 +106,9 @@ class DeviceEngine::Impl {
         vocab_(model.config().vocab_size) {
     upload_model();
     if (device.pass_rows > 0) {
-      most_rows_ = std::max<int64_t>(1, device.pass_rows / kSegmentBases) * kSegmentBases;
+      most_rows_ = std::max<int64_t>(1, device.pass_rows / kLongSegment) * kLongSegment;
     }
-    plan_rows(device.memory);
+    plan_rows(device.memory, device.pass_rows > 0);
     allocate();
   }
 
@@ -204,7 +207,7 @@ class DeviceEngine::Impl {
   };
 
   void upload_model();
-  void plan_rows(int64_t memory);
+  void plan_rows(int64_t memory, bool fixed);
   void allocate();
   Norm upload_norm(const NormWeights& norm);
   void launch(Lane& lane, const Lane* before, std::span<Chunk> chunks, const Wanted& wanted);
@@ -213,7 +216,7 @@ class DeviceEngine::Impl {
   void ensure_outputs(Lane& lane, const Wanted& wanted);
 
   int64_t workspace_bytes(int64_t rows) const {
-    const int64_t segments = rows / kSegmentBases + kMostSpans;
+    const int64_t segments = rows / kernels::kShortSegment + kMostSpans;
     int64_t bytes = 0;
     for (const Layer& layer : layers_) {
       bytes = std::max(bytes, layer.mixer->workspace_bytes(rows, std::min(segments, rows)));
@@ -225,7 +228,7 @@ class DeviceEngine::Impl {
            most_segments() * static_cast<int64_t>(sizeof(kernels::DeviceSegment)) +
            4 * (2 * most_rows_ + kMostSpans);
   }
-  int64_t most_segments() const { return most_rows_ / kSegmentBases + kMostSpans; }
+  int64_t most_segments() const { return most_rows_ / kernels::kShortSegment + kMostSpans; }
 
   const Model& model_;
   DeviceExec exec_;
@@ -280,7 +283,7 @@ void DeviceEngine::Impl::upload_model() {
   pool_ = std::make_shared<StatePool>(exec_, floats);
 }
 
-void DeviceEngine::Impl::plan_rows(int64_t memory) {
+void DeviceEngine::Impl::plan_rows(int64_t memory, bool fixed) {
   const int64_t element = kernels::dtype_bytes(exec_.dtype());
   const auto needed = [&](int64_t rows) {
     // Taps of the final norm and logits, which not every call asks for, are counted too.
@@ -288,8 +291,9 @@ void DeviceEngine::Impl::plan_rows(int64_t memory) {
            kLanes * (workspace_bytes(rows) + kMostSpans * 64 + 4 * (2 * rows + kMostSpans) +
                      rows * (stride_ * (4 + element) + 4 * width_ + 4 * vocab_ + 4));
   };
-  while (most_rows_ > kSegmentBases && needed(most_rows_) > memory) {
-    most_rows_ = std::max<int64_t>(1, most_rows_ / 2 / kSegmentBases) * kSegmentBases;
+  while (!fixed && most_rows_ > kGoodRows && needed(most_rows_) > kGoodBytes) most_rows_ /= 2;
+  while (most_rows_ > kLongSegment && needed(most_rows_) > memory) {
+    most_rows_ = std::max<int64_t>(1, most_rows_ / 2 / kLongSegment) * kLongSegment;
   }
   if (needed(most_rows_) > memory) {
     char text[256];
@@ -359,11 +363,15 @@ void DeviceEngine::Impl::launch(Lane& lane, const Lane* before, std::span<Chunk>
     DeviceSequence& sequence = *chunks[piece.chunk].state->device;
     span.state = sequence.state;
     span.turn = sequence.turn;
-    if (piece.rows >= kSegmentBases) sequence.turn = 1 - sequence.turn;
+    span.position = chunks[piece.chunk].state->position + piece.first;
     spans.push_back(span);
     if (piece.last) last_rows.push_back(static_cast<int32_t>(piece.row + piece.rows - 1));
   }
   const std::vector<kernels::DeviceSegment> segments = kernels::cut_segments(spans);
+  for (size_t i = 0; i < spans.size(); ++i) {
+    DeviceSequence& sequence = *chunks[lane.pieces[i].chunk].state->device;
+    if (spans[i].whole_segments > 0) sequence.turn = 1 - sequence.turn;
+  }
   auto* at = lane.tables.as<std::byte>();
   const auto put = [&](const auto& values) {
     const size_t bytes = values.size() * sizeof values[0];
@@ -592,7 +600,10 @@ void DeviceEngine::Impl::forward(std::span<Chunk> chunks, const std::function<vo
         int64_t room = most_rows_ - lane->rows;
         if (static_cast<int64_t>(lane->pieces.size()) == kMostSpans) room = 0;
         int64_t rows = chunk.length - first;
-        if (rows > room) rows = room / kSegmentBases * kSegmentBases;
+        if (rows > room) {
+          const int64_t position = chunk.state->position + first;
+          rows = kernels::segment_floor(position + room) - position;
+        }
         if (rows == 0) {
           send();
           continue;
@@ -628,7 +639,7 @@ void DeviceEngine::Impl::forward(std::span<Chunk> chunks, const std::function<vo
     std::vector<int32_t>& tail = chunk.state->device->tail;
     tail.insert(tail.end(), chunk.tokens_L, chunk.tokens_L + chunk.length);
     chunk.state->position += chunk.length;
-    const int64_t kept = chunk.state->position % kSegmentBases;
+    const int64_t kept = chunk.state->position - kernels::segment_floor(chunk.state->position);
     tail.erase(tail.begin(), tail.end() - kept);
   }
 }

@@ -3,10 +3,10 @@
 // How the work is split. The chunks of a call are laid into passes of up to rows_per_pass() rows. A pass
 // goes through all layers with one launch of each kernel a layer; activations of one layer live in
 // device memory at a time, so memory depends on the rows of a pass and never on a contig's length.
-// Pieces of a sequence always begin at a multiple of kernels::kSegmentBases bases from its start: a call
-// that ends elsewhere keeps its last tokens, and the next call computes them again from the carry at that
-// multiple. So every base is computed by the same operations whatever the chunks were, and the scan may
-// work on segments in parallel. The next pass is laid out and copied while the GPU computes.
+// Pieces of a sequence always begin where a segment does (kernels/batch.h): a call that ends elsewhere keeps
+// its last tokens, and the next call computes them again from the carry at that base. So every base is
+// computed by the same operations whatever the chunks were, and the scan may work on segments in parallel.
+// The next pass is laid out and copied while the GPU computes.
 #pragma once
 
 #include <functional>

@@ -21,6 +21,7 @@ struct JobOptions {
   StrandChoice strand = StrandChoice::forward;
   LeftContext left_context;
   mamba::ComputeDevice device;
+  std::string device_note;  // why auto took the CPU; empty when it did not
   int threads = 1;
   int64_t chunk_size = 0;             // bases; 0: as many as fit the memory well
   int64_t memory = int64_t{4} << 30;  // bytes, a bound for everything

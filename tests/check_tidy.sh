@@ -36,6 +36,8 @@ while IFS= read -r -d '' file; do
     if [[ $file == *"$name"* ]]; then wanted=yes; fi
   done
   if [ "$wanted" = no ]; then continue; fi
+  # A stand-in for a part that this build has: checked where it is built.
+  if [[ $file == *_none.cc ]] && ! grep -qF "/$file\"" "$commands"; then continue; fi
   # clang-tidy would guess the options of such a file from a neighbour's.
   grep -qF "/$file\"" "$commands" || {
     echo "check_tidy.sh: $file is in no target of build/release" >&2

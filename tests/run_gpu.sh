@@ -62,19 +62,26 @@ run mamba_tests "$programs/mamba_tests"
 run selftest "$programs/chromamba" selftest
 grep 'cuda' "$results/selftest.log" "$results/mamba_tests.log" | sed 's/^[^:]*://' || true
 if [ "$sanitize" = yes ]; then
-  # cuBLAS's own kernels are left out: racecheck does not follow the barriers of their bulk copies.
   check() {
     local name=$1
     shift
-    run "$name" compute-sanitizer --tool "${name%%-*}" --error-exitcode 9 \
-      --kernel-name-exclude kernel_substring=nvjet "$@"
+    run "$name" compute-sanitizer --tool "${name%%-*}" --error-exitcode 9 "$@"
     grep -h 'SUMMARY' "$results/$name.log" || true
   }
-  for tool in memcheck racecheck; do
-    check "$tool" "$programs/kernels_tests" 'GPU*'
-    check "$tool-model" "$programs/chromamba" score test_data/lambda.fa --device cuda --quiet \
-      -o "$results/lambda.tsv"
-  done
+  score=("$programs/chromamba" score test_data/lambda.fa --device cuda --quiet -o "$results/lambda.tsv")
+  check memcheck "$programs/kernels_tests" 'GPU*'
+  check memcheck-model "${score[@]}"
+  check racecheck "$programs/kernels_tests" 'GPU*'
+  # racecheck does not follow the barriers of bulk copies in cuBLAS's own kernels (nvjet) and reports
+  # races there; one in any other kernel is ours.
+  compute-sanitizer --tool racecheck --print-limit 10000 "${score[@]}" >"$results/race.log" 2>&1 || true
+  if grep 'Race reported' "$results/race.log" | grep -qv nvjet || ! grep -q 'RACECHECK SUMMARY' "$results/race.log"; then
+    echo "FAILED  racecheck-model"
+    grep 'Race reported' "$results/race.log" | grep -v nvjet | head -5
+    failed=1
+  else
+    echo "passed  racecheck-model (reports in cuBLAS only: $(grep -c 'Race reported' "$results/race.log"))"
+  fi
 fi
 if [ $failed -ne 0 ]; then
   echo "run_gpu.sh: something failed; nothing was timed" >&2

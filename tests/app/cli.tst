@@ -129,6 +129,22 @@ bad device
   $ chromamba score ref.fa --device tpu -o x.h5
   exit 2
   err --device tpu
+bad device number
+  $ chromamba score ref.fa --device cuda:one -o x.h5
+  exit 2
+  err --device cuda:one
+a GPU that no machine has
+  $ chromamba score ref.fa --device cuda:999 -o x.h5
+  exit 3
+  err --device cuda:999
+bad dtype
+  $ chromamba score ref.fa --dtype f64 -o x.h5
+  exit 2
+  err --dtype f64
+bf16 is not for the CPU
+  $ chromamba score ref.fa --device cpu --dtype bf16 -o x.h5
+  exit 2
+  err --dtype bf16
 bad deflate level
   $ chromamba score ref.fa --compress 11 -o x.h5
   exit 2

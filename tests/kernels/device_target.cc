@@ -56,9 +56,9 @@ struct OneSpan {
     std::vector<kernels::DeviceSpan> span(1);
     span[0].length = length;
     span[0].state = state;
-    batch.segment_bases = segment_bases > 0 ? segment_bases : std::max<int64_t>(length, 1);
+    batch.longest_segment = segment_bases > 0 ? segment_bases : std::max<int64_t>(length, 1);
     const std::vector<kernels::DeviceSegment> segments =
-        kernels::cut_segments(span, batch.segment_bases);
+        kernels::cut_segments(span, batch.longest_segment);
     spans_ = table(exec, span);
     segments_ = table(exec, segments);
     batch.spans = spans_.as<const kernels::DeviceSpan>();
@@ -165,7 +165,7 @@ void causal_conv1d(DeviceTarget& target, const kernels::CausalConv1dArgs& args) 
   state.resize(static_cast<size_t>(3 * state_size), std::nanf(""));
   const DeviceBuffer device_state = to_device(exec, state, true);
   const OneSpan span(exec, args.length, device_state.as<float>(),
-                     target.segment_bases > 0 ? target.segment_bases : kernels::kSegmentBases);
+                     target.segment_bases > 0 ? target.segment_bases : kernels::kShortSegment);
   DeviceBuffer out =
       to_device(exec, AlignedFloats(static_cast<size_t>(args.length * channels), std::nanf("")));
   kernels::DeviceCausalConv1dArgs device;

@@ -76,7 +76,7 @@ TEST_CASE("on a GPU, any chunk size gives the same bits, and so does every run")
     INFO(tests::label(device));
     const std::vector<int64_t> layers = {0, 1, kFinalLayer};
     const ModelOutputs whole(fixture.model, fixture.tokens, device, 1, 1 << 20, layers);
-    for (const int64_t chunk : {1 << 20, 1000, 4096, 65536, 511, 512, 513, 20000}) {
+    for (const int64_t chunk : {1 << 20, 1000, 4096, 65536, 511, 512, 513, 20000, 2048, 16383}) {
       INFO("chunk " << chunk);
       check_same(ModelOutputs(fixture.model, fixture.tokens, device, 1, chunk, layers), whole);
     }
