@@ -212,8 +212,8 @@ class DeviceEngine::Impl {
   Norm upload_norm(const NormWeights& norm);
   void launch(Lane& lane, const Lane* before, std::span<Chunk> chunks, const Wanted& wanted);
   void collect(Lane& lane, std::span<Chunk> chunks, const Wanted& wanted);
-  void copy_tap(Lane& lane, const Wanted& wanted, int64_t layer, const float* rows, int64_t stride);
-  void ensure_outputs(Lane& lane, const Wanted& wanted);
+  void copy_tap(Lane& lane, int64_t layer, const float* rows, int64_t stride) const;
+  void ensure_outputs(Lane& lane, const Wanted& wanted) const;
 
   int64_t workspace_bytes(int64_t rows) const {
     const int64_t segments = rows / kernels::kShortSegment + kMostSpans;
@@ -325,7 +325,7 @@ void DeviceEngine::Impl::allocate() {
   }
 }
 
-void DeviceEngine::Impl::ensure_outputs(Lane& lane, const Wanted& wanted) {
+void DeviceEngine::Impl::ensure_outputs(Lane& lane, const Wanted& wanted) const {
   if (wanted.logits) {
     if (lane.device_logits.bytes() == 0)
       lane.device_logits = DeviceBuffer(lane.exec, 4 * most_rows_ * vocab_, "logits");
@@ -341,8 +341,8 @@ void DeviceEngine::Impl::ensure_outputs(Lane& lane, const Wanted& wanted) {
   }
 }
 
-void DeviceEngine::Impl::copy_tap(Lane& lane, const Wanted&, int64_t layer, const float* rows,
-                                  int64_t stride) {
+void DeviceEngine::Impl::copy_tap(Lane& lane, int64_t layer, const float* rows,
+                                  int64_t stride) const {
   for (TapBuffer& tap : lane.taps) {
     if (tap.layer != layer) continue;
     kernels::copy_rows_to_host(lane.exec, tap.host.as<float>(), rows, lane.rows, 4 * width_,
@@ -434,7 +434,7 @@ void DeviceEngine::Impl::launch(Lane& lane, const Lane* before, std::span<Chunk>
     kernels::DeviceAddNormArgs norm = norm_args(layer.norm, k > 0);
     norm.out_LD = lane.hidden.data();
     kernels::add_norm(lane.exec, norm);
-    copy_tap(lane, wanted, k, residual, stride_);
+    copy_tap(lane, k, residual, stride_);
     DeviceMixerCall call;
     call.batch = batch;
     call.input_LD = lane.hidden.data();
@@ -454,9 +454,9 @@ void DeviceEngine::Impl::launch(Lane& lane, const Lane* before, std::span<Chunk>
     kernels::DeviceAddNormArgs norm = norm_args(final_norm_, wanted.last_layer > 0);
     if (wanted.final_norm) norm.out_f32_LD = lane.final_rows.as<float>();
     kernels::add_norm(lane.exec, norm);
-    copy_tap(lane, wanted, wanted.last_layer, residual, stride_);
+    copy_tap(lane, wanted.last_layer, residual, stride_);
     if (wanted.final_norm) {
-      copy_tap(lane, wanted, kFinalLayer, lane.final_rows.as<const float>(), width_);
+      copy_tap(lane, kFinalLayer, lane.final_rows.as<const float>(), width_);
     }
   }
   if (wanted.head) {

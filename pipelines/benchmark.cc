@@ -241,8 +241,8 @@ nlohmann::json run_device_benchmark(const BenchOptions& options, const mamba::Mo
     for (const int64_t n : {std::min<int64_t>(8192, options.bases),
                             std::min<int64_t>(131072, options.bases), options.bases}) {
       time_model(engine, tokens, n, n, options.stop);  // warm-up
-      std::vector<double> seconds;
-      for (int i = 0; i < 5; ++i) seconds.push_back(time_model(engine, tokens, n, n, options.stop));
+      std::vector<double> seconds(5);
+      for (double& time : seconds) time = time_model(engine, tokens, n, n, options.stop);
       std::nth_element(seconds.begin(), seconds.begin() + 2, seconds.end());
       const double rate = static_cast<double>(n) / seconds[2];
       best_rate = std::max(best_rate, rate);
