@@ -1,7 +1,7 @@
 // Several sequences in one set of rows: what the device overloads of the kernels work on.
 //
 // Rows of a batch lie one after the other in every activation buffer. A span is a run of rows that are
-// consecutive bases of one sequence. Sequences are cut into segments at fixed bases (segment_at), which a
+// consecutive bases of one sequence. Sequences are cut into segments at fixed bases, which a
 // scan works on in parallel; a span begins where a segment does. Because a sequence is always cut at the
 // same bases, results do not depend on how it came in or on what else is in the batch.
 #pragma once
@@ -12,27 +12,17 @@
 
 namespace chromamba::kernels {
 
-// The first bases of a sequence are cut short, so that a short sequence alone gives a GPU enough segments;
-// after them longer segments cost less: the state at a segment's end is found by walking back until it has
-// decayed, a smaller part of 1,024 bases than of 512. (2,048 make the scan alone 5 % faster still, and leave a
-// pass of 131,072 bases too few blocks.)
-constexpr int64_t kShortSegment = 512;
-constexpr int64_t kLongSegment = 1024;
-constexpr int64_t kShortBases = 16384;  // a multiple of both
+// A segment gives a GPU a block for every 128 channels, so 65,536 bases of one sequence fill today's GPUs with
+// a D=256 model. Segments of 1,024 bases make a scan of a megabase 7 % faster, for more of a long segment has decayed
+// before its end, but one of 65,536 bases 35 % slower, and a pass of the engine is not much longer.
+constexpr int64_t kSegmentBases = 512;
 
-// Bases of the segment that begins at this base of its sequence (counted in running order).
-inline int64_t segment_at(int64_t position) {
-  return position < kShortBases ? kShortSegment : kLongSegment;
-}
-// The last base at or before this one where a segment begins.
-inline int64_t segment_floor(int64_t position) {
-  return position / segment_at(position) * segment_at(position);
-}
+// The last base at or before this one (counted in running order) where a segment begins.
+inline int64_t segment_floor(int64_t position) { return position / kSegmentBases * kSegmentBases; }
 
 struct DeviceSpan {
-  int64_t row = 0;       // first row
-  int64_t length = 0;    // rows
-  int64_t position = 0;  // of its first base in the sequence, where a segment begins
+  int64_t row = 0;     // first row
+  int64_t length = 0;  // rows
   // Where the sequence's states lie on the device; each layer adds its own offset. Arrays of f32 for each layer:
   //   [N, E] and 2 x [K, E]  ssm and conv state after the last whole segment: `turn` says which conv state is
   //                          read; the other is written when the span has a whole segment
@@ -80,10 +70,10 @@ struct DeviceBatch {
   int64_t rows = 0;
   int64_t span_count = 0;
   int64_t segment_count = 0;
-  int64_t longest_segment = kLongSegment;
+  int64_t longest_segment = kSegmentBases;
 };
 
-// Completes the spans and returns their segments: cut by position, or every `equal` bases where that is given.
+// Completes the spans and returns their segments: of kSegmentBases, or of `equal` bases where that is given.
 inline std::vector<DeviceSegment> cut_segments(std::vector<DeviceSpan>& spans, int64_t equal = 0) {
   std::vector<DeviceSegment> segments;
   for (std::size_t s = 0; s < spans.size(); ++s) {
@@ -92,7 +82,7 @@ inline std::vector<DeviceSegment> cut_segments(std::vector<DeviceSpan>& spans, i
     span.whole_segments = 0;
     span.whole_length = 0;
     for (int64_t start = 0; start < span.length;) {
-      const int64_t wanted = equal > 0 ? equal : segment_at(span.position + start);
+      const int64_t wanted = equal > 0 ? equal : kSegmentBases;
       DeviceSegment segment;
       segment.span = static_cast<int32_t>(s);
       segment.start = start;

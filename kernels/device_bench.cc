@@ -80,7 +80,7 @@ class ScanProblem {
       span.state = states_.as<float>() + s * state_floats(channels, d_state, 4);
       spans.push_back(span);
     }
-    args.batch.longest_segment = carried ? kLongSegment : length;
+    args.batch.longest_segment = carried ? kSegmentBases : length;
     const std::vector<DeviceSegment> segments = cut_segments(spans, carried ? 0 : length);
     spans_ = table(exec, spans);
     segments_ = table(exec, segments);
@@ -210,7 +210,7 @@ class ScanProblem {
 double allowed_error(const DeviceExec& exec) { return exec.dtype() == DType::f32 ? 1e-5 : 2e-2; }
 
 void verify_scan(DeviceExec& exec, int64_t channels, int64_t d_state, bool carried, double& error) {
-  ScanProblem small(exec, 1, kShortBases + 2 * kLongSegment + 77, channels, d_state, carried);
+  ScanProblem small(exec, 1, 3 * kSegmentBases + 77, channels, d_state, carried);
   error = small.error(exec);
   if (!(error <= allowed_error(exec))) {
     throw InternalError("bench: the scan on the GPU differs from its reference by " +
@@ -333,7 +333,7 @@ std::vector<KernelTiming> bench_device_kernels(DeviceExec& exec, const KernelSha
     }
     measure("selective_scan", dims(rows, inner) + ", N " + std::to_string(s.d_state),
             count * (element * static_cast<double>(6 * inner + 6 * s.d_state) +
-                     16.0 * static_cast<double>(s.d_state * inner) / kLongSegment),
+                     16.0 * static_cast<double>(s.d_state * inner) / kSegmentBases),
             count * 6.0 * static_cast<double>(inner * s.d_state), error,
             [&] { selective_scan(exec, problem.args); });
   }

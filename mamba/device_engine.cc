@@ -20,7 +20,7 @@ namespace chromamba::mamba {
 
 using kernels::DeviceBuffer;
 using kernels::DeviceExec;
-using kernels::kLongSegment;
+using kernels::kSegmentBases;
 using kernels::PinnedBuffer;
 
 namespace {
@@ -106,7 +106,7 @@ class DeviceEngine::Impl {
         vocab_(model.config().vocab_size) {
     upload_model();
     if (device.pass_rows > 0) {
-      most_rows_ = std::max<int64_t>(1, device.pass_rows / kLongSegment) * kLongSegment;
+      most_rows_ = std::max<int64_t>(1, device.pass_rows / kSegmentBases) * kSegmentBases;
     }
     plan_rows(device.memory, device.pass_rows > 0);
     allocate();
@@ -216,7 +216,7 @@ class DeviceEngine::Impl {
   void ensure_outputs(Lane& lane, const Wanted& wanted) const;
 
   int64_t workspace_bytes(int64_t rows) const {
-    const int64_t segments = rows / kernels::kShortSegment + kMostSpans;
+    const int64_t segments = rows / kSegmentBases + kMostSpans;
     int64_t bytes = 0;
     for (const Layer& layer : layers_) {
       bytes = std::max(bytes, layer.mixer->workspace_bytes(rows, std::min(segments, rows)));
@@ -228,7 +228,7 @@ class DeviceEngine::Impl {
            most_segments() * static_cast<int64_t>(sizeof(kernels::DeviceSegment)) +
            4 * (2 * most_rows_ + kMostSpans);
   }
-  int64_t most_segments() const { return most_rows_ / kernels::kShortSegment + kMostSpans; }
+  int64_t most_segments() const { return most_rows_ / kSegmentBases + kMostSpans; }
 
   const Model& model_;
   DeviceExec exec_;
@@ -292,8 +292,8 @@ void DeviceEngine::Impl::plan_rows(int64_t memory, bool fixed) {
                      rows * (stride_ * (4 + element) + 4 * width_ + 4 * vocab_ + 4));
   };
   while (!fixed && most_rows_ > kGoodRows && needed(most_rows_) > kGoodBytes) most_rows_ /= 2;
-  while (most_rows_ > kLongSegment && needed(most_rows_) > memory) {
-    most_rows_ = std::max<int64_t>(1, most_rows_ / 2 / kLongSegment) * kLongSegment;
+  while (most_rows_ > kSegmentBases && needed(most_rows_) > memory) {
+    most_rows_ = std::max<int64_t>(1, most_rows_ / 2 / kSegmentBases) * kSegmentBases;
   }
   if (needed(most_rows_) > memory) {
     char text[256];
@@ -363,7 +363,6 @@ void DeviceEngine::Impl::launch(Lane& lane, const Lane* before, std::span<Chunk>
     DeviceSequence& sequence = *chunks[piece.chunk].state->device;
     span.state = sequence.state;
     span.turn = sequence.turn;
-    span.position = chunks[piece.chunk].state->position + piece.first;
     spans.push_back(span);
     if (piece.last) last_rows.push_back(static_cast<int32_t>(piece.row + piece.rows - 1));
   }

@@ -82,7 +82,7 @@ TEST_CASE("GPU scan in segments agrees with the double reference, f32 and bf16")
   for (const DType dtype : {DType::f32, DType::bf16}) {
     on_gpu(
         [&](DeviceTarget& target) {
-          target.segment_bases = kShortSegment;
+          target.segment_bases = kSegmentBases;
           const double tolerance = dtype == DType::f32 ? tests::kKernel : tests::kBf16Kernel;
           for (const int64_t length : {1, 511, 512, 513, 1024, 2900}) {
             for (const int64_t d_state : {1, 5, 16, 40}) {
@@ -111,7 +111,7 @@ TEST_CASE("GPU scan in segments agrees with the double reference, f32 and bf16")
 
 TEST_CASE("GPU scan: segments whose states decay to nothing leave them out, and only them") {
   on_gpu([&](DeviceTarget& target) {
-    target.segment_bases = kShortSegment;
+    target.segment_bases = kSegmentBases;
     Scan scan(2048, 64, 16);
     // From states that live for ever to ones that last a base, within one warp.
     for (size_t i = 0; i < scan.decay.size(); ++i) {

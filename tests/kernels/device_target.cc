@@ -165,7 +165,7 @@ void causal_conv1d(DeviceTarget& target, const kernels::CausalConv1dArgs& args) 
   state.resize(static_cast<size_t>(3 * state_size), std::nanf(""));
   const DeviceBuffer device_state = to_device(exec, state, true);
   const OneSpan span(exec, args.length, device_state.as<float>(),
-                     target.segment_bases > 0 ? target.segment_bases : kernels::kShortSegment);
+                     target.segment_bases > 0 ? target.segment_bases : kernels::kSegmentBases);
   DeviceBuffer out =
       to_device(exec, AlignedFloats(static_cast<size_t>(args.length * channels), std::nanf("")));
   kernels::DeviceCausalConv1dArgs device;
