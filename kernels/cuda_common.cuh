@@ -20,6 +20,9 @@ using Bf16 = __nv_bfloat16;
 
 struct LinearPlan;
 
+// cuBLASLt's own advice for Hopper; its algorithms without split sums hardly use it.
+constexpr int64_t kBlasWorkspaceBytes = int64_t{32} << 20;
+
 struct DeviceExec::Impl {
   DeviceInfo info;
   DType dtype = DType::bf16;

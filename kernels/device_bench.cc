@@ -8,6 +8,7 @@
 #include "kernels/add_norm.h"
 #include "kernels/base/aligned.h"
 #include "kernels/base/error.h"
+#include "kernels/bench_values.h"
 #include "kernels/causal_conv1d.h"
 #include "kernels/head.h"
 #include "kernels/linear.h"
@@ -31,19 +32,10 @@ double median_seconds(DeviceExec& exec, const std::function<void()>& call) {
     stop.wait();
     times.push_back(stop.seconds_since(start));
   }
-  std::nth_element(times.begin(), times.begin() + kCalls / 2, times.end());
-  return times[kCalls / 2];
+  return median(std::move(times));
 }
 
-AlignedFloats normal_values(int64_t n, float mean, float deviation, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(mean, deviation);
-  AlignedFloats values(static_cast<size_t>(n));
-  for (float& value : values) value = normal(random);
-  return values;
-}
-
-// A few thousand random values, repeated: filling a gigabyte from a generator takes longer than all else.
+// A million random values, repeated: filling a gigabyte from a generator takes longer than all else.
 DeviceBuffer random_buffer(DeviceExec& exec, int64_t n, float mean, float deviation, unsigned seed,
                            bool f32 = false) {
   constexpr int64_t kPeriod = 1000003;  // a prime: rows do not repeat in step
@@ -180,14 +172,7 @@ class ScanProblem {
                                .out_stride = channels});
     selective_scan(exec, args);
     const AlignedFloats actual = host(out_.data(), rows * channels);
-    double error = 0;
-    double largest = 0;
-    for (size_t i = 0; i < actual.size(); ++i) {
-      const double difference = std::fabs(static_cast<double>(actual[i]) - expected[i]);
-      if (!(difference <= error)) error = difference;
-      largest = std::max(largest, std::fabs(static_cast<double>(expected[i])));
-    }
-    return error / largest;
+    return relative_error(actual, expected);
   }
 
   DeviceSelectiveScanArgs args;
@@ -218,8 +203,6 @@ void verify_scan(DeviceExec& exec, int64_t channels, int64_t d_state, bool carri
   }
 }
 
-std::string dims(int64_t a, int64_t b) { return std::to_string(a) + " x " + std::to_string(b); }
-
 }  // namespace
 
 ScanTiming bench_device_scan(DeviceExec& exec, int64_t sequences, int64_t length, int64_t channels,
@@ -245,6 +228,7 @@ std::vector<KernelTiming> bench_device_kernels(DeviceExec& exec, const KernelSha
   const int64_t rank = padded(s.dt_rank);
   const int64_t narrow = padded(rank + 2 * s.d_state);
   const auto count = static_cast<double>(rows);
+  const double unverified = std::nan("");  // here: the model's own check covers it
   const auto measure = [&](const std::string& kernel, const std::string& shape, double bytes,
                            double flops, double error, const std::function<void()>& call) {
     timings.push_back({kernel, shape, median_seconds(exec, call), bytes, flops, error});
@@ -259,7 +243,7 @@ std::vector<KernelTiming> bench_device_kernels(DeviceExec& exec, const KernelSha
     copy_to_device(exec, device_tokens.data(), tokens.data(), 4 * rows);
     DeviceBuffer residual = random_buffer(exec, rows * model, 0, 1, 2, true);
     measure("token_embedding", dims(rows, model), count * (4.0 * static_cast<double>(model) + 4), 0,
-            0, [&] {
+            unverified, [&] {
               token_embedding(exec, {rows, s.vocab_size, model, device_tokens.as<const int32_t>(),
                                      table.as<const float>(), residual.as<float>()});
             });
@@ -275,7 +259,7 @@ std::vector<KernelTiming> bench_device_kernels(DeviceExec& exec, const KernelSha
     DeviceBuffer out(exec, rows * model * dtype_bytes(exec.dtype()), "benchmark data");
     norm.out_LD = out.data();
     measure("add_norm", dims(rows, model), count * static_cast<double>(model) * (8 + 2 * element),
-            count * 4.0 * static_cast<double>(model), 0, [&] { add_norm(exec, norm); });
+            count * 4.0 * static_cast<double>(model), unverified, [&] { add_norm(exec, norm); });
     const DeviceBuffer head_weight = random_buffer(exec, s.vocab_size * model, 0, 0.1F, 5, true);
     DeviceBuffer log_p(exec, 4 * rows, "benchmark data");
     DeviceHeadArgs head;
@@ -291,7 +275,7 @@ std::vector<KernelTiming> bench_device_kernels(DeviceExec& exec, const KernelSha
     head.out_L = log_p.as<float>();
     measure("head_log_likelihood", dims(model, s.vocab_size),
             count * (static_cast<double>(model) * (4 + element) + 8),
-            count * 2.0 * static_cast<double>(model * s.vocab_size), 0,
+            count * 2.0 * static_cast<double>(model * s.vocab_size), unverified,
             [&] { head_log_likelihood(exec, head); });
   }
   const auto product = [&](const std::string& name, int64_t in, int64_t out, int64_t x_stride,
@@ -300,7 +284,7 @@ std::vector<KernelTiming> bench_device_kernels(DeviceExec& exec, const KernelSha
     const DeviceBuffer weight = random_buffer(exec, in * out, 0, 0.1F, 2);
     DeviceBuffer y(exec, rows * y_stride * dtype_bytes(exec.dtype()), "benchmark data");
     measure("linear " + name, dims(in, out), element * count * static_cast<double>(in + out),
-            2.0 * count * static_cast<double>(in * out), 0, [&] {
+            2.0 * count * static_cast<double>(in * out), unverified, [&] {
               linear(exec, {rows, in, out, x.data(), x_stride, weight.data(), nullptr, y.data(),
                             y_stride});
             });
@@ -328,7 +312,7 @@ std::vector<KernelTiming> bench_device_kernels(DeviceExec& exec, const KernelSha
     conv.out_stride = inner;
     if (s.d_conv == 4) {  // the problem's states have room for four taps
       measure("causal_conv1d", dims(rows, inner), 2 * element * count * static_cast<double>(inner),
-              count * static_cast<double>((2 * s.d_conv + 4) * inner), 0,
+              count * static_cast<double>((2 * s.d_conv + 4) * inner), unverified,
               [&] { causal_conv1d(exec, conv); });
     }
     measure("selective_scan", dims(rows, inner) + ", N " + std::to_string(s.d_state),

@@ -1,5 +1,6 @@
-// Measures the kernels of a GPU and the GPU itself. Each kernel's result on a small problem is compared
-// with the double reference before anything is timed; times are medians between events.
+// Measures the kernels of a GPU and the GPU itself. The scan's result on a small problem is compared with the
+// double reference before it is timed; whoever calls this verifies the others first, by a model whose results
+// are known (the selftest does). Times are medians between events.
 #pragma once
 
 #include <vector>
@@ -9,7 +10,7 @@
 
 namespace chromamba::kernels {
 
-// Every kernel of a block on `shapes.rows` bases of one sequence. InternalError when a scan's error is above
+// Every kernel of a block on `shapes.rows` bases of one sequence; `error` is NaN where it was not measured. InternalError when a scan's error is above
 // 1e-5 (f32) or 2e-2 (bf16) of its largest value.
 std::vector<KernelTiming> bench_device_kernels(DeviceExec& exec, const KernelShapes& shapes);
 

@@ -9,9 +9,6 @@
 namespace chromamba::kernels {
 namespace {
 
-// cuBLASLt's own advice for Hopper; its algorithms without split-K hardly use it.
-constexpr size_t kBlasWorkspace = size_t{32} << 20;
-
 // Kernels are compiled for compute capability 8.0 and later.
 constexpr int kOldestMajor = 8;
 
@@ -111,9 +108,9 @@ DeviceExec::DeviceExec(int ordinal, DType dtype) : impl_(std::make_shared<Impl>(
   if (cublasLtCreate(&impl_->blas) != CUBLAS_STATUS_SUCCESS) {
     throw ResourceError(device_name(impl_->info) + ": cuBLASLt cannot start (out of memory?)");
   }
-  cuda::check(cudaMalloc(&impl_->blas_workspace, kBlasWorkspace), *impl_,
+  cuda::check(cudaMalloc(&impl_->blas_workspace, kBlasWorkspaceBytes), *impl_,
               "the matrix products' workspace");
-  impl_->in_use = impl_->peak = static_cast<int64_t>(kBlasWorkspace);
+  impl_->in_use = impl_->peak = kBlasWorkspaceBytes;
 }
 
 DeviceExec::~DeviceExec() = default;

@@ -14,6 +14,7 @@
 #include "kernels/add_norm.h"
 #include "kernels/base/aligned.h"
 #include "kernels/base/error.h"
+#include "kernels/bench_values.h"
 #include "kernels/causal_conv1d.h"
 #include "kernels/head.h"
 #include "kernels/linear.h"
@@ -38,31 +39,8 @@ double median_seconds(const std::function<void()>& call) {
     call();
     times.push_back(seconds_since(begin));
   }
-  std::nth_element(times.begin(), times.begin() + static_cast<int64_t>(times.size() / 2),
-                   times.end());
-  return times[times.size() / 2];
+  return median(std::move(times));
 }
-
-AlignedFloats normal_values(int64_t n, float mean, float deviation, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(mean, deviation);
-  AlignedFloats values(static_cast<size_t>(n));
-  for (float& value : values) value = normal(random);
-  return values;
-}
-
-double relative_error(const AlignedFloats& actual, const AlignedFloats& expected) {
-  double error = 0;
-  double largest = 0;
-  for (size_t i = 0; i < actual.size(); ++i) {
-    const double difference = std::fabs(static_cast<double>(actual[i]) - expected[i]);
-    if (!(difference <= error)) error = difference;  // a NaN is an error too
-    largest = std::max(largest, std::fabs(static_cast<double>(expected[i])));
-  }
-  return largest > 0 ? error / largest : error;
-}
-
-std::string dims(int64_t a, int64_t b) { return std::to_string(a) + " x " + std::to_string(b); }
 
 // Runs a kernel on both backends into fresh outputs and compares, then times the CPU backend.
 class Bench {

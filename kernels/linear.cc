@@ -12,8 +12,7 @@ void linear_reference(const LinearArgs& args) {
     for (int64_t n = 0; n < args.out_features; ++n) {
       double sum = args.bias_N != nullptr ? args.bias_N[n] : 0.0;
       for (int64_t k = 0; k < args.in_features; ++k) {
-        sum += static_cast<double>(x[k]) *
-               args.weight_panels[detail::panel_index(n, k, args.in_features)];
+        sum += static_cast<double>(x[k]) * args.weight_panels[panel_index(n, k, args.in_features)];
       }
       y[n] = static_cast<float>(sum);
     }
@@ -30,7 +29,7 @@ AlignedFloats pack_panels(const AlignedFloats& weight_NK, int64_t out_features,
   AlignedFloats result(static_cast<size_t>(panels * kPanelWidth * in_features), 0.0F);
   for (int64_t n = 0; n < out_features; ++n) {
     for (int64_t k = 0; k < in_features; ++k) {
-      result[static_cast<size_t>(detail::panel_index(n, k, in_features))] =
+      result[static_cast<size_t>(panel_index(n, k, in_features))] =
           weight_NK[static_cast<size_t>(n * in_features + k)];
     }
   }

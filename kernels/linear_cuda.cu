@@ -23,7 +23,6 @@ namespace {
 
 // Rows for which algorithms are chosen: a typical pass of the engine.
 constexpr int64_t kPlanRows = 32768;
-constexpr uint64_t kWorkspaceBytes = uint64_t{32} << 20;
 
 void check_blas(cublasStatus_t status, const DeviceExec::Impl& exec, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
@@ -77,7 +76,7 @@ std::shared_ptr<LinearPlan> make_plan(const DeviceExec::Impl& exec, const Device
   const Layout y(exec, type, args.out_features, kPlanRows, args.y_stride);
   cublasLtMatmulPreference_t preference = nullptr;
   check_blas(cublasLtMatmulPreferenceCreate(&preference), exec, "a matrix product");
-  const uint64_t workspace = kWorkspaceBytes;
+  const uint64_t workspace = kBlasWorkspaceBytes;
   const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_NONE;
   cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                        &workspace, sizeof workspace);
@@ -126,7 +125,7 @@ void linear(DeviceExec& exec, const DeviceLinearArgs& args) {
   const float zero = 0;
   check_blas(cublasLtMatmul(impl.blas, plan->operation, &one, args.weight_NK, plan->weight, args.x,
                             x.handle, &zero, args.y, y.handle, args.y, y.handle, &plan->algorithm,
-                            impl.blas_workspace, kWorkspaceBytes, impl.stream),
+                            impl.blas_workspace, kBlasWorkspaceBytes, impl.stream),
              impl, "a matrix product");
 }
 

@@ -63,7 +63,6 @@ HWY_INLINE constexpr std::array<Multiplier, sizeof...(kRows)> multipliers(
 }
 
 void Linear(const LinearArgs& args) {
-  using detail::panel_index;
   static constexpr auto kWide = multipliers<kVectors>(std::make_integer_sequence<int, kMaxRows>());
   static constexpr auto kNarrow = multipliers<1>(std::make_integer_sequence<int, kMaxRows>());
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(hn::ScalableTag<float>()));

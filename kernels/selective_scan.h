@@ -64,7 +64,7 @@ void selective_scan(Exec& exec, const SelectiveScanArgs& args);
 //   2  carry over segments: h0[k + 1] = exp(A·S)·h0[k] + end[k], one thread a state
 //   3  every segment forward from its h0: outputs, and the state after the span's last base
 //
-// A span of one segment needs step 3 only. Each step's order is fixed by the position in the sequence.
+// Spans of one segment each need step 3 only (`workspace` null). Each step's order is fixed by the position in the sequence.
 // Bytes a base, bf16: step 1 reads 4·E + 2·N, step 3 reads 6·E + 4·N and writes 2·E; step 2 moves
 // 16·N·E/512. Unfused (softplus, scan, skip, gate apart, f32 between) it would be 34·E.
 // The special-function unit is the limit: N + 3 results a channel and base in step 3, 16 a clock and multiprocessor,

@@ -19,9 +19,8 @@ template <typename T>
 constexpr float kNegligible = sizeof(T) == 2 ? -24.0F : -48.0F;
 
 // 2^(a·b) for a·b <= 0: on the special-function unit in bf16; in f32 on the multiply-add units, where
-// the product is never rounded, so that a chain of 10^5 factors near 1 keeps its 7 digits. (In bf16 a share of
-// polynomials beside the special functions was measured: 1 in 8 costs 2 % more than it saves, because issue slots
-// are as scarce.)
+// the product is never rounded, so that a chain of 10^5 factors near 1 keeps its 7 digits. (In bf16, polynomials
+// for 1 to 4 of 16 exponentials were measured: between 1 % faster and 2 % slower.)
 template <typename T>
 __device__ __forceinline__ float exp2_of(float a, float b);
 template <>
@@ -34,7 +33,6 @@ __device__ __forceinline__ float exp2_of<float>(float a, float b) {
 }
 
 // Time steps in units of ln 2: Δ·log2(e), so that exp(Δ·A) = 2^(step·A); Bmat carries the unit back into Δ·u·Bmat.
-template <typename T>
 constexpr float kTimeUnit = cuda::kLn2;
 
 // softplus(dt + bias)·log2(e) = max(x, 0) + log2(1 + 2^-|x|) with x = (dt + bias)·log2(e).
@@ -74,6 +72,21 @@ struct SegmentRows {
   __device__ SegmentRows(const DeviceSpan& span, const DeviceSegment& segment, bool reverse)
       : first(reverse ? span.row + span.length - 1 - segment.start : span.row + segment.start),
         step(reverse ? -1 : 1) {}
+};
+
+// The channels of a block and of a thread.
+struct BlockChannels {
+  int64_t first;   // of the block
+  int64_t own;     // of this thread; beyond the last one where it is not active
+  int64_t loaded;  // the same, or the last one
+  int count;       // of the block's channels
+  bool active;
+  __device__ explicit BlockChannels(int64_t channels)
+      : first(int64_t{blockIdx.y} * blockDim.x),
+        own(first + threadIdx.x),
+        loaded(own < channels ? own : channels - 1),
+        count(static_cast<int>(channels - first < blockDim.x ? channels - first : blockDim.x)),
+        active(own < channels) {}
 };
 
 // Sixteen bytes from device to shared memory, beside the computation.
@@ -120,8 +133,8 @@ __device__ __forceinline__ void load_tile(const T* from, int64_t stride, const S
 template <typename T, int kStates>
 struct StateRows {
   // Of a full block; a narrower one, of a small model, reads what is left at once.
-  static constexpr int kAhead =
-      kTileBases<T> * kStates / kThreads > 0 ? kTileBases<T>* kStates / kThreads : 1;
+  static constexpr int kPerThread = kTileBases<T> * kStates / kThreads;
+  static constexpr int kAhead = kPerThread > 0 ? kPerThread : 1;
   const T* first;  // this thread's first row of the segment
   int advance;     // bytes from one of its rows to the next
   int64_t stride;  // from base to base
@@ -210,16 +223,15 @@ __global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveS
   const DeviceSpan span = args.batch.spans[segment.span];
   // Nobody continues from the last segment of a span unless it is whole.
   if (segment.whole == 0) return;
-  const int64_t first_channel = int64_t{blockIdx.y} * blockDim.x;
-  const int64_t e = first_channel + threadIdx.x;
-  const bool active = e < args.channels;
-  const int64_t channel = active ? e : args.channels - 1;
-  const int channels = static_cast<int>(
-      args.channels - first_channel < blockDim.x ? args.channels - first_channel : blockDim.x);
+  const BlockChannels block(args.channels);
+  const int64_t first_channel = block.first;
+  const int64_t e = block.own;
+  const int64_t channel = block.loaded;
+  const int channels = block.count;
+  const bool active = block.active;
   const int lane = active ? static_cast<int>(threadIdx.x) : channels - 1;
   const SegmentRows rows(span, segment, args.reverse);
-  const float bias = args.dt_bias_E != nullptr ? args.dt_bias_E[channel] : 0.0F;
-  const TimeStep<T> time_step(bias);
+  const TimeStep<T> time_step(args.dt_bias_E != nullptr ? args.dt_bias_E[channel] : 0.0F);
 
   float a[kStates];
   float h[kStates];
@@ -255,7 +267,7 @@ __global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveS
   read_ahead(segment.length - kTile, turn);
   for (int start = segment.length - kTile; live; start -= kTile) {
     wait_for_copies();
-    b_rows.store(start, kTile, kTimeUnit<T>, memory.b);
+    b_rows.store(start, kTile, kTimeUnit, memory.b);
     __syncthreads();
     if (start > 0) read_ahead(start - kTile, 1 - turn);
     const Tile<T>& u_tile = memory.u[turn];
@@ -391,16 +403,15 @@ __global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
   constexpr int kBases = kGroup<kStates>;
   const DeviceSegment segment = args.batch.segments[blockIdx.x];
   const DeviceSpan span = args.batch.spans[segment.span];
-  const int64_t first_channel = int64_t{blockIdx.y} * blockDim.x;
-  const int64_t e = first_channel + threadIdx.x;
-  const bool active = e < args.channels;
-  const int64_t channel = active ? e : args.channels - 1;
-  const int channels = static_cast<int>(
-      args.channels - first_channel < blockDim.x ? args.channels - first_channel : blockDim.x);
+  const BlockChannels block(args.channels);
+  const int64_t first_channel = block.first;
+  const int64_t e = block.own;
+  const int64_t channel = block.loaded;
+  const int channels = block.count;
+  const bool active = block.active;
   const int lane = static_cast<int>(threadIdx.x);
   const SegmentRows rows(span, segment, args.reverse);
-  const float bias = args.dt_bias_E != nullptr ? args.dt_bias_E[channel] : 0.0F;
-  const TimeStep<T> time_step(bias);
+  const TimeStep<T> time_step(args.dt_bias_E != nullptr ? args.dt_bias_E[channel] : 0.0F);
   const float skip = args.D_E[channel];
 
   float a[kStates];
@@ -481,7 +492,7 @@ __global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
   for (int start = 0; start < segment.length; start += kTile) {
     const int count = rows_left(start);
     wait_for_copies();
-    b_rows.store(start, count, kTimeUnit<T>, memory.b);
+    b_rows.store(start, count, kTimeUnit, memory.b);
     c_rows.store(start, count, 1.0F, memory.c);
     __syncthreads();
     if (start + kTile < segment.length) read_ahead(start + kTile, 1 - turn);

@@ -1,12 +1,10 @@
 #include "mamba/device_engine.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <limits>
-#include <map>
 #include <vector>
 
 #include "kernels/add_norm.h"
@@ -25,12 +23,12 @@ using kernels::PinnedBuffer;
 
 namespace {
 
-// Rows of a pass: as many as fit kGoodBytes with everything else, and --memory. More fill the GPU better (a
-// D=256 model runs 3 % faster with twice as many), at memory that others on the GPU may want.
+// Rows of a pass: as many as fit kGoodBytes (taps and logits counted, which few calls have) with everything
+// else, and --memory. More fill the GPU better, by some 5 % for twice as many with D=256, at memory that
+// others on the GPU may want.
 constexpr int64_t kMostRows = 262144;
 constexpr int64_t kGoodRows = 65536;
-constexpr int64_t kGoodBytes = int64_t{9}
-                               << 28;  // 2.25 GiB, taps and logits counted, which few calls have
+constexpr int64_t kGoodBytes = int64_t{2304} << 20;
 // Passes in flight, each on its own stream. The later one is a layer behind at least: it waits for the
 // carry. While one scans, which takes the arithmetic units, the other multiplies and normalises, which
 // takes the memory.
@@ -60,8 +58,9 @@ class StatePool {
   float* take() {
     if (free_.empty()) {
       slabs_.emplace_back(exec_, 4 * floats_ * per_slab_, "the states of sequences");
-      for (int64_t i = per_slab_; i-- > 0;)
+      for (int64_t i = per_slab_; i-- > 0;) {
         free_.push_back(slabs_.back().as<float>() + i * floats_);
+      }
     }
     float* state = free_.back();
     free_.pop_back();
@@ -141,7 +140,6 @@ class DeviceEngine::Impl {
   void forward(std::span<Chunk> chunks, const std::function<void()>& poll);
 
   int64_t peak_bytes() const { return exec_.peak_bytes() + second_.peak_bytes(); }
-  int64_t rows_per_pass() const { return most_rows_; }
 
  private:
   struct Norm {
@@ -226,7 +224,7 @@ class DeviceEngine::Impl {
   int64_t table_bytes() const {
     return kMostSpans * static_cast<int64_t>(sizeof(kernels::DeviceSpan)) +
            most_segments() * static_cast<int64_t>(sizeof(kernels::DeviceSegment)) +
-           4 * (2 * most_rows_ + kMostSpans);
+           4 * (2 * most_rows_ + kMostSpans) + 64;  // each table begins at a multiple of 16
   }
   int64_t most_segments() const { return most_rows_ / kSegmentBases + kMostSpans; }
 
@@ -266,7 +264,7 @@ void DeviceEngine::Impl::upload_model() {
   for (int64_t v = 0; v < vocab_; ++v) {
     for (int64_t d = 0; d < width_; ++d) {
       head[static_cast<size_t>(v * width_ + d)] =
-          kernels::panel_weight(model_.head_panels(), v, d, width_);
+          model_.head_panels()[static_cast<size_t>(kernels::panel_index(v, d, width_))];
     }
   }
   head_ = table(head);
@@ -327,8 +325,9 @@ void DeviceEngine::Impl::allocate() {
 
 void DeviceEngine::Impl::ensure_outputs(Lane& lane, const Wanted& wanted) const {
   if (wanted.logits) {
-    if (lane.device_logits.bytes() == 0)
+    if (lane.device_logits.bytes() == 0) {
       lane.device_logits = DeviceBuffer(lane.exec, 4 * most_rows_ * vocab_, "logits");
+    }
     if (lane.logits.bytes() == 0) lane.logits = PinnedBuffer(4 * most_rows_ * vocab_);
   }
   if (wanted.final_norm && lane.final_rows.bytes() == 0) {
@@ -400,7 +399,13 @@ void DeviceEngine::Impl::launch(Lane& lane, const Lane* before, std::span<Chunk>
     const int64_t from_tail = std::clamp<int64_t>(-piece.first, 0, piece.rows);
     int32_t* to = tokens + piece.row;
     std::copy_n(tail.begin() + (tail_length + std::min<int64_t>(piece.first, 0)), from_tail, to);
-    std::copy_n(chunk.tokens_L + piece.first + from_tail, piece.rows - from_tail, to + from_tail);
+    for (int64_t i = from_tail; i < piece.rows; ++i) {
+      to[i] = chunk.tokens_L[piece.first + i];
+      if (to[i] < 0 || to[i] >= vocab_) {
+        throw InternalError("token " + std::to_string(to[i]) + " outside the vocabulary of " +
+                            std::to_string(vocab_));
+      }
+    }
     int32_t* target = targets + piece.row;
     for (int64_t i = 0; i < piece.rows; ++i) {
       const int64_t next = piece.first + i + 1;  // the base that row i predicts
@@ -527,7 +532,6 @@ void DeviceEngine::Impl::collect(Lane& lane, std::span<Chunk> chunks, const Want
         if (next < 0 || next >= chunk.length) continue;
         const int32_t token = chunk.tokens_L[next];
         if (token != model_.tokenizer().n && !std::isfinite(log_p[i])) {
-          if (token < 0 || token >= vocab_) throw InternalError("a token outside the vocabulary");
           throw DataError("model " + model_.name() + ": ln p of base " +
                           std::to_string(chunk.state->position + next + 1) +
                           " of a sequence is not finite: its weights overflow 32-bit floats");
@@ -557,16 +561,11 @@ void DeviceEngine::Impl::forward(std::span<Chunk> chunks, const std::function<vo
       wanted.last_layer =
           std::max(wanted.last_layer, tap.layer == kFinalLayer ? n_layer : tap.layer);
     }
-    for (int64_t i = 0; i < chunk.length; ++i) {
-      if (chunk.tokens_L[i] < 0 || chunk.tokens_L[i] >= vocab_) {
-        throw InternalError("token " + std::to_string(chunk.tokens_L[i]) +
-                            " outside the vocabulary of " + std::to_string(vocab_));
-      }
-    }
     if (chunk.log_likelihood_L != nullptr && chunk.length > 0) {
       // The first base was predicted by the last one of the call before.
       const int32_t token = chunk.tokens_L[0];
-      const bool scored = chunk.state->position > 0 && token != model_.tokenizer().n;
+      const bool scored = chunk.state->position > 0 && token != model_.tokenizer().n &&
+                          token >= 0 && token < vocab_;  // what is not, stops the call below
       chunk.log_likelihood_L[0] = scored ? chunk.state->next_log_p[static_cast<size_t>(token)]
                                          : std::numeric_limits<float>::quiet_NaN();
     }
@@ -654,13 +653,14 @@ std::vector<LayerState> DeviceEngine::read_layers(const SequenceState& state) {
   return impl_->read_layers(state);
 }
 int64_t DeviceEngine::peak_bytes() const { return impl_->peak_bytes(); }
-int64_t DeviceEngine::rows_per_pass() const { return impl_->rows_per_pass(); }
 
 int64_t DeviceEngine::host_bytes(const Model& model, bool hidden) {
   constexpr int64_t kRuntime = int64_t{512} << 20;
-  const int64_t per_row = 12 + (hidden ? 4 * model.config().d_model : 0);
-  return kRuntime +
-         kLanes * (kMostRows * per_row + kMostSpans * (64 + 4 * model.config().vocab_size));
+  // The engine decides the rows when it has seen the GPU; a pass takes about 40 bytes a row and channel of D.
+  const int64_t width = model.config().d_model;
+  const int64_t rows = std::clamp(kGoodBytes / (kLanes * 40 * width), kGoodRows, kMostRows);
+  return kRuntime + kLanes * (rows * (12 + (hidden ? 4 * width : 0)) +
+                              kMostSpans * (64 + 4 * model.config().vocab_size));
 }
 
 }  // namespace chromamba::mamba

@@ -1,6 +1,6 @@
 // The engine's work on a GPU: many rows at a time, layer after layer.
 //
-// How the work is split. The chunks of a call are laid into passes of up to rows_per_pass() rows. A pass
+// How the work is split. The chunks of a call are laid into passes of as many rows as memory allows. A pass
 // goes through all layers with one launch of each kernel a layer; activations of one layer live in
 // device memory at a time, so memory depends on the rows of a pass and never on a contig's length.
 // Pieces of a sequence always begin where a segment does (kernels/batch.h): a call that ends elsewhere keeps
@@ -28,7 +28,6 @@ class DeviceEngine {
   void forward(std::span<Chunk> chunks, const std::function<void()>& poll);
   std::vector<LayerState> read_layers(const SequenceState& state);
   int64_t peak_bytes() const;  // of device memory
-  int64_t rows_per_pass() const;
   // Page-locked memory and what the CUDA runtime maps, about.
   static int64_t host_bytes(const Model& model, bool hidden);
 

@@ -386,8 +386,6 @@ std::vector<LayerState> Engine::layer_states(const SequenceState& state) const {
   return device_ ? device_->read_layers(state) : state.layers;
 }
 
-int64_t Engine::good_chunk() const { return device_ ? 8 * device_->rows_per_pass() : kTileRows; }
-
 int64_t Engine::device_peak_bytes() const { return device_ ? device_->peak_bytes() : 0; }
 
 int64_t Engine::workspace_bytes(const Model& model, const ComputeDevice& device, int threads,

@@ -1,8 +1,9 @@
 // Runs a model over sequences in chunks, exactly: the state is carried, so a sequence cut anywhere
 // gives the same bits as the whole, whatever the chunk sizes, batch mates or number of threads.
 //
-// How the work is split (CPU). A chunk is cut into tiles of kTileRows bases. A worker takes the next tile and walks it through all layers while its activations
-// stay in the L2 cache. Tiles of one sequence meet only at the two hand-overs of each layer
+// How the work is split (CPU; device_engine.h has the GPU's way). A chunk is cut into tiles of kTileRows
+// bases. A worker takes the next tile and walks it through all layers while its activations stay in the L2
+// cache. Tiles of one sequence meet only at the two hand-overs of each layer
 // (CarryGate); between those, neighbours run at the same time, one a layer or so ahead of the other,
 // so one contig keeps about n_layer / (share of time in hand-overs) threads busy, and several
 // sequences in one call keep more. Each tile is computed by one thread from the same inputs by the
@@ -33,11 +34,11 @@ constexpr int64_t kFinalLayer = -1;
 struct ComputeDevice {
   kernels::Backend backend = kernels::Backend::cpu;
   bool cuda = false;
-  int ordinal = 0;  // of the GPU
-  kernels::DType dtype =
-      kernels::DType::f32;            // of activations and weights on the GPU; the CPU has f32
-  int64_t memory = int64_t{4} << 30;  // bound for the GPU's memory, bytes
-  int64_t pass_rows = 0;              // bases the GPU takes at a time; 0: a good number
+  // For a GPU alone:
+  int ordinal = 0;
+  kernels::DType dtype = kernels::DType::f32;  // of activations and weights
+  int64_t memory = int64_t{4} << 30;           // bound for its memory, bytes
+  int64_t pass_rows = 0;                       // bases it takes at a time; 0: a good number
 };
 
 struct DeviceSequence;  // device_engine.cc
@@ -84,16 +85,13 @@ class Engine {
   SequenceState new_sequence() const;
 
   // Computes the chunks (of different sequences) and advances their states. One caller at a time.
-  // `poll`, if given, is called by any worker before each tile and may throw to stop. DataError when
+  // `poll`, if given, is called by any worker before each tile (on a GPU: before each pass) and may throw to stop. DataError when
   // the model's weights make a log-likelihood that is not finite. When it throws, the states of this
   // call's sequences are undefined.
   void forward(std::span<Chunk> chunks, const std::function<void()>& poll = {});
 
   // The state of every layer after the last base seen.
   std::vector<LayerState> layer_states(const SequenceState& state) const;
-
-  // Bases a call should bring at least, for the device to be busy.
-  int64_t good_chunk() const;
 
   // The GPU's memory at its fullest so far; 0 on the CPU.
   int64_t device_peak_bytes() const;

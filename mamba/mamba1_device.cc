@@ -82,7 +82,8 @@ class Mamba1Device : public DeviceMixer {
     for (size_t n = 0; n < rows.size(); ++n) {
       for (size_t k = 0; k < columns.size(); ++k) {
         weight[static_cast<size_t>(rows[n] * padded_columns + columns[k])] =
-            kernels::panel_weight(panels, static_cast<int64_t>(n), static_cast<int64_t>(k), in);
+            panels[static_cast<size_t>(
+                kernels::panel_index(static_cast<int64_t>(n), static_cast<int64_t>(k), in))];
       }
     }
     return kernels::upload(exec, weight.data(), static_cast<int64_t>(weight.size()), "weights");

@@ -28,6 +28,51 @@ std::string random_bases(int64_t n) {
   return bases;
 }
 
+std::vector<int32_t> tokens_of(const std::string& bases, const mamba::Model& model) {
+  std::vector<int32_t> tokens(bases.size());
+  model.tokenizer().encode(bases.data(), static_cast<int64_t>(bases.size()), tokens.data());
+  return tokens;
+}
+
+// Nothing is timed on a machine that computes wrong numbers.
+void require_selftest() {
+  for (const SelftestCase& result : run_selftest()) {
+    if (!result.passed()) {
+      throw InternalError("bench: the selftest fails on " + result.device + "; nothing was timed");
+    }
+  }
+}
+
+kernels::KernelShapes kernel_shapes(const mamba::ModelConfig& config, int64_t rows) {
+  return {.rows = rows,
+          .d_model = config.d_model,
+          .d_inner = config.d_inner,
+          .d_state = config.d_state,
+          .d_conv = config.d_conv,
+          .dt_rank = config.dt_rank,
+          .vocab_size = config.vocab_size};
+}
+
+// One object a kernel, beside the machine's ceilings; an error that was not measured is null.
+nlohmann::json kernel_rows(const std::vector<kernels::KernelTiming>& timings,
+                           const kernels::MachineCeilings& ceilings,
+                           const std::string& percent_of_products) {
+  nlohmann::json rows = nlohmann::json::array();
+  for (const kernels::KernelTiming& timing : timings) {
+    const double bytes = timing.bytes / timing.seconds;
+    const double flops = timing.flops / timing.seconds;
+    rows.push_back({{"kernel", timing.kernel},
+                    {"shape", timing.shape},
+                    {"microseconds", timing.seconds * 1e6},
+                    {"gbytes_per_s", bytes * 1e-9},
+                    {"gflops", flops * 1e-9},
+                    {percent_of_products, 100 * flops / ceilings.sgemm_flops},
+                    {"percent_of_copy", 100 * bytes / ceilings.copy_bytes},
+                    {"error", timing.error}});
+  }
+  return rows;
+}
+
 // Seconds to score n bases that are in memory already.
 double time_model(mamba::Engine& engine, const std::vector<int32_t>& tokens, int64_t n,
                   int64_t chunk_size, StopSignal stop) {
@@ -102,11 +147,7 @@ StreamStats time_score(const BenchOptions& options, const mamba::Model& model,
 }  // namespace
 
 nlohmann::json run_benchmark(const BenchOptions& options, const mamba::Model& model) {
-  for (const SelftestCase& result : run_selftest()) {
-    if (!result.passed()) {
-      throw InternalError("bench: the selftest fails on " + result.device + "; nothing was timed");
-    }
-  }
+  require_selftest();
   kernels::use_simd_target(options.simd);
   const mamba::ModelConfig& config = model.config();
   nlohmann::json report;
@@ -119,30 +160,11 @@ nlohmann::json run_benchmark(const BenchOptions& options, const mamba::Model& mo
   kernels::MachineCeilings ceilings = kernels::measure_ceilings(options.threads);
   const kernels::MachineCeilings one_thread = kernels::measure_ceilings(1);
   const std::vector<kernels::KernelTiming> timings =
-      kernels::bench_kernels({.rows = mamba::kTileRows,
-                              .d_model = config.d_model,
-                              .d_inner = config.d_inner,
-                              .d_state = config.d_state,
-                              .d_conv = config.d_conv,
-                              .dt_rank = config.dt_rank,
-                              .vocab_size = config.vocab_size});
-  report["kernels"] = nlohmann::json::array();
-  for (const kernels::KernelTiming& timing : timings) {
-    const double bytes = timing.bytes / timing.seconds;
-    const double flops = timing.flops / timing.seconds;
-    report["kernels"].push_back({{"kernel", timing.kernel},
-                                 {"shape", timing.shape},
-                                 {"microseconds", timing.seconds * 1e6},
-                                 {"gbytes_per_s", bytes * 1e-9},
-                                 {"gflops", flops * 1e-9},
-                                 {"percent_of_sgemm", 100 * flops / one_thread.sgemm_flops},
-                                 {"percent_of_copy", 100 * bytes / one_thread.copy_bytes},
-                                 {"error", timing.error}});
-  }
+      kernels::bench_kernels(kernel_shapes(config, mamba::kTileRows));
+  report["kernels"] = kernel_rows(timings, one_thread, "percent_of_sgemm");
 
   const std::string bases = random_bases(options.bases);
-  std::vector<int32_t> tokens(bases.size());
-  model.tokenizer().encode(bases.data(), options.bases, tokens.data());
+  const std::vector<int32_t> tokens = tokens_of(bases, model);
   double best_rate = 0;
   {
     mamba::Engine engine(model, kernels::Backend::cpu, options.threads);
@@ -182,6 +204,7 @@ nlohmann::json run_benchmark(const BenchOptions& options, const mamba::Model& mo
 }
 
 nlohmann::json run_device_benchmark(const BenchOptions& options, const mamba::Model& model) {
+  require_selftest();
   const mamba::ModelConfig& config = model.config();
   nlohmann::json report;
   report["version"] = options.version;
@@ -209,31 +232,14 @@ nlohmann::json run_device_benchmark(const BenchOptions& options, const mamba::Mo
                                  {"milliseconds", scan.seconds * 1e3},
                                  {"updates_per_s", scan.updates_per_s}});
     }
-    report["kernels"] = nlohmann::json::array();
-    for (const kernels::KernelTiming& timing :
-         kernels::bench_device_kernels(exec, {.rows = std::min<int64_t>(options.bases, 1 << 20),
-                                             .d_model = config.d_model,
-                                             .d_inner = config.d_inner,
-                                             .d_state = config.d_state,
-                                             .d_conv = config.d_conv,
-                                             .dt_rank = config.dt_rank,
-                                             .vocab_size = config.vocab_size})) {
-      const double bytes = timing.bytes / timing.seconds;
-      const double flops = timing.flops / timing.seconds;
-      report["kernels"].push_back({{"kernel", timing.kernel},
-                                   {"shape", timing.shape},
-                                   {"microseconds", timing.seconds * 1e6},
-                                   {"gbytes_per_s", bytes * 1e-9},
-                                   {"gflops", flops * 1e-9},
-                                   {"percent_of_copy", 100 * bytes / ceilings.copy_bytes},
-                                   {"percent_of_gemm", 100 * flops / ceilings.sgemm_flops},
-                                   {"error", timing.error}});
-    }
+    report["kernels"] =
+        kernel_rows(kernels::bench_device_kernels(
+                        exec, kernel_shapes(config, std::min<int64_t>(options.bases, 1 << 20))),
+                    ceilings, "percent_of_gemm");
   }
 
   const std::string bases = random_bases(options.bases);
-  std::vector<int32_t> tokens(bases.size());
-  model.tokenizer().encode(bases.data(), options.bases, tokens.data());
+  const std::vector<int32_t> tokens = tokens_of(bases, model);
   double best_rate = 0;
   {
     mamba::Engine engine(model, options.device, 1);

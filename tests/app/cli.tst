@@ -141,6 +141,26 @@ bad dtype
   $ chromamba score ref.fa --dtype f64 -o x.h5
   exit 2
   err --dtype f64
+a colon without a number
+  $ chromamba embed ref.fa --device cuda: -o x.h5
+  exit 2
+  err --device cuda:
+bench of a shape that is none
+  $ chromamba bench --shape 256
+  exit 2
+  err --shape 256
+bench of a model without width
+  $ chromamba bench --shape 0x8
+  exit 2
+  err --shape 0x8
+bench of no rows
+  $ chromamba bench --pass-rows 0
+  exit 2
+  err --pass-rows
+bench of two models
+  $ chromamba bench --shape 16x1 $L
+  exit 2
+  err --shape and --model
 bf16 is not for the CPU
   $ chromamba score ref.fa --device cpu --dtype bf16 -o x.h5
   exit 2

@@ -236,7 +236,7 @@ void linear(DeviceTarget& target, const kernels::LinearArgs& args) {
   for (int64_t n = 0; n < args.out_features; ++n) {
     for (int64_t k = 0; k < args.in_features; ++k) {
       weight[static_cast<size_t>(n * in + k)] =
-          args.weight_panels[kernels::detail::panel_index(n, k, args.in_features)];
+          args.weight_panels[kernels::panel_index(n, k, args.in_features)];
     }
   }
   const DeviceBuffer device_weight = to_device(exec, weight);
