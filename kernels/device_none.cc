@@ -9,6 +9,7 @@
 #include "kernels/exec.h"
 #include "kernels/head.h"
 #include "kernels/linear.h"
+#include "kernels/pool_rows.h"
 #include "kernels/selective_scan.h"
 #include "kernels/token_embedding.h"
 
@@ -74,5 +75,6 @@ void linear(DeviceExec&, const DeviceLinearArgs&) { unreachable(); }
 void causal_conv1d(DeviceExec&, const DeviceCausalConv1dArgs&) { unreachable(); }
 void selective_scan(DeviceExec&, const DeviceSelectiveScanArgs&) { unreachable(); }
 void head_log_likelihood(DeviceExec&, const DeviceHeadArgs&) { unreachable(); }
+void pool_rows(DeviceExec&, const PoolRowsArgs&) { unreachable(); }
 
 }  // namespace chromamba::kernels

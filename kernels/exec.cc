@@ -50,14 +50,15 @@ float* Exec::scratch(int64_t n) {
 }
 
 #if HWY_ARCH_X86
-ScopedFlushDenormals::ScopedFlushDenormals() : saved_(_mm_getcsr()) {
+ScopedFlushDenormals::ScopedFlushDenormals(bool flush) : saved_(_mm_getcsr()) {
   constexpr unsigned kFlushToZero = 0x8000u;
   constexpr unsigned kDenormalsAreZero = 0x0040u;
-  _mm_setcsr(saved_ | kFlushToZero | kDenormalsAreZero);
+  constexpr unsigned kBoth = kFlushToZero | kDenormalsAreZero;
+  _mm_setcsr(flush ? saved_ | kBoth : saved_ & ~kBoth);
 }
 ScopedFlushDenormals::~ScopedFlushDenormals() { _mm_setcsr(saved_); }
 #else
-ScopedFlushDenormals::ScopedFlushDenormals() : saved_(0) {}
+ScopedFlushDenormals::ScopedFlushDenormals(bool) : saved_(0) {}
 ScopedFlushDenormals::~ScopedFlushDenormals() = default;
 #endif
 

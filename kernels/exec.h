@@ -36,10 +36,11 @@ class Exec {
 
 // Sets this thread's SSE unit to flush subnormals to zero while in scope. A state that decays
 // towards zero would otherwise cost a microcode assist (~150 cycles) an operation. All compute
-// threads hold one, so that results do not depend on which thread ran a tile.
+// threads hold one, so that results do not depend on which thread ran a tile. With `flush` false the
+// opposite: subnormals are kept, as IEEE 754 has it, whatever the thread does outside the scope.
 class ScopedFlushDenormals {
  public:
-  ScopedFlushDenormals();
+  explicit ScopedFlushDenormals(bool flush = true);
   ~ScopedFlushDenormals();
   ScopedFlushDenormals(const ScopedFlushDenormals&) = delete;
   ScopedFlushDenormals& operator=(const ScopedFlushDenormals&) = delete;

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "kernels/add_norm.h"
@@ -12,6 +13,7 @@
 #include "kernels/batch.h"
 #include "kernels/head.h"
 #include "kernels/linear.h"
+#include "kernels/pool_rows.h"
 #include "kernels/token_embedding.h"
 
 namespace chromamba::mamba {
@@ -47,7 +49,7 @@ AlignedFloats padded_table(const AlignedFloats& values, int64_t rows, int64_t wi
   return result;
 }
 
-// Equal pieces of device memory.
+// Equal pieces of device memory, contents undefined.
 class StatePool {
  public:
   StatePool(DeviceExec& exec, int64_t floats)
@@ -64,7 +66,6 @@ class StatePool {
     }
     float* state = free_.back();
     free_.pop_back();
-    kernels::zero_on_device(exec_, state, 4 * floats_);
     return state;
   }
   void give_back(float* state) { free_.push_back(state); }
@@ -83,13 +84,18 @@ class StatePool {
 // One sequence on a device: the carry where its last segment begins, and the tokens since.
 struct DeviceSequence {
   std::shared_ptr<StatePool> pool;
+  std::shared_ptr<StatePool> sum_pool;
   float* state = nullptr;
+  std::vector<float*> sums;  // of pooled groups, by slot: D doubles each
   std::vector<int32_t> tail;
   int32_t turn = 0;  // which of its two conv states is the last (kernels/batch.h)
 
-  explicit DeviceSequence(std::shared_ptr<StatePool> from)
-      : pool(std::move(from)), state(pool->take()) {}
-  ~DeviceSequence() { pool->give_back(state); }
+  DeviceSequence(std::shared_ptr<StatePool> from, std::shared_ptr<StatePool> sums_from)
+      : pool(std::move(from)), sum_pool(std::move(sums_from)), state(pool->take()) {}
+  ~DeviceSequence() {
+    pool->give_back(state);
+    for (float* sum : sums) sum_pool->give_back(sum);
+  }
   DeviceSequence(const DeviceSequence&) = delete;
   DeviceSequence& operator=(const DeviceSequence&) = delete;
 };
@@ -122,7 +128,8 @@ class DeviceEngine::Impl {
   SequenceState new_sequence() {
     SequenceState state;
     state.next_log_p.assign(static_cast<size_t>(vocab_), 0.0F);
-    state.device = std::make_shared<DeviceSequence>(pool_);
+    state.device = std::make_shared<DeviceSequence>(pool_, sum_pool_);
+    kernels::zero_on_device(exec_, state.device->state, 4 * pool_->floats());
     return state;
   }
 
@@ -167,9 +174,15 @@ class DeviceEngine::Impl {
     PinnedBuffer host;
   };
 
+  // A group whose mean a pass gives: of which chunk, and the index there.
+  struct Mean {
+    size_t chunk = 0;
+    int64_t group = 0;
+  };
+
   // Everything of one pass that lives until its results are read.
   struct Lane {
-    Lane(DeviceExec& stream, size_t layers) : exec(stream), done(stream) {
+    Lane(DeviceExec& stream, size_t layers) : exec(stream), done(stream), pooled(stream) {
       for (size_t k = 0; k < layers; ++k) {
         layer_done.push_back(std::make_unique<kernels::DeviceEvent>(stream));
       }
@@ -193,6 +206,10 @@ class DeviceEngine::Impl {
     PinnedBuffer next_log_p;  // [spans, V]
     PinnedBuffer logits;      // [rows, V]
     std::vector<TapBuffer> taps;
+    kernels::DeviceEvent pooled;  // the sums of open groups are left behind
+    PinnedBuffer groups;
+    std::vector<Mean> means;
+    PinnedBuffer mean_rows;  // [means, D]
   };
 
   struct Wanted {
@@ -202,6 +219,10 @@ class DeviceEngine::Impl {
     bool final_norm = false;
     int64_t last_layer = 0;
     std::vector<int64_t> taps;
+    std::optional<int64_t> pooled;  // layer
+    bool has(int64_t layer) const {
+      return layer == pooled || std::find(taps.begin(), taps.end(), layer) != taps.end();
+    }
   };
 
   void upload_model();
@@ -211,6 +232,8 @@ class DeviceEngine::Impl {
   void launch(Lane& lane, const Lane* before, std::span<Chunk> chunks, const Wanted& wanted);
   void collect(Lane& lane, std::span<Chunk> chunks, const Wanted& wanted);
   void copy_tap(Lane& lane, int64_t layer, const float* rows, int64_t stride) const;
+  void pool(Lane& lane, const Lane* before, std::span<Chunk> chunks, const float* rows,
+            int64_t stride);
   void ensure_outputs(Lane& lane, const Wanted& wanted) const;
 
   int64_t workspace_bytes(int64_t rows) const {
@@ -240,6 +263,7 @@ class DeviceEngine::Impl {
   Norm final_norm_;
   std::vector<Layer> layers_;
   std::shared_ptr<StatePool> pool_;
+  std::shared_ptr<StatePool> sum_pool_;
   std::vector<std::unique_ptr<Lane>> lanes_;
 };
 
@@ -279,13 +303,15 @@ void DeviceEngine::Impl::upload_model() {
   }
   final_norm_ = upload_norm(model_.final_norm());
   pool_ = std::make_shared<StatePool>(exec_, floats);
+  sum_pool_ = std::make_shared<StatePool>(exec_, 2 * width_);
 }
 
 void DeviceEngine::Impl::plan_rows(int64_t memory, bool fixed) {
   const int64_t element = kernels::dtype_bytes(exec_.dtype());
   const auto needed = [&](int64_t rows) {
-    // Taps of the final norm and logits, which not every call asks for, are counted too.
-    return exec_.bytes_in_use() + second_.bytes_in_use() + 2 * kSlabBytes +
+    // Taps of the final norm and logits, which not every call asks for, are counted too; so are sums of
+    // pooled rows, a slab of them.
+    return exec_.bytes_in_use() + second_.bytes_in_use() + 3 * kSlabBytes +
            kLanes * (workspace_bytes(rows) + kMostSpans * 64 + 4 * (2 * rows + kMostSpans) +
                      rows * (stride_ * (4 + element) + 4 * width_ + 4 * vocab_ + 4));
   };
@@ -349,9 +375,73 @@ void DeviceEngine::Impl::copy_tap(Lane& lane, int64_t layer, const float* rows,
   }
 }
 
+// Tables and means lie where the mixers' workspace is, which is free between two of them: as many groups at a
+// time as it has room for.
+void DeviceEngine::Impl::pool(Lane& lane, const Lane* before, std::span<Chunk> chunks,
+                              const float* rows, int64_t stride) {
+  const int64_t most =
+      lane.workspace.bytes() / (4 * width_ + static_cast<int64_t>(sizeof(kernels::PoolGroup))) - 1;
+  auto* means = lane.workspace.as<float>();
+  auto* table = lane.workspace.as<std::byte>() + (4 * width_ * most + 15) / 16 * 16;
+  std::vector<kernels::PoolGroup> groups;
+  int64_t mean = 0;  // counts from every `most`-th group on
+  for (const Piece& piece : lane.pieces) {
+    const Chunk& chunk = chunks[piece.chunk];
+    if (!chunk.pooled) continue;
+    SequenceState& state = *chunk.state;
+    std::vector<float*>& sums = state.device->sums;
+    const int64_t first = state.position + piece.first;  // base of the piece's first row
+    for (const GroupPart& part : state.groups.next_piece(first + piece.rows)) {
+      while (static_cast<int64_t>(sums.size()) < state.groups.slots()) {
+        sums.push_back(sum_pool_->take());
+      }
+      kernels::PoolGroup group;
+      group.row = piece.row + part.start - first;
+      group.rows = part.end - part.start;
+      group.bases = part.bases;
+      if (part.slot >= 0) {
+        group.sum_D = reinterpret_cast<double*>(sums[static_cast<size_t>(part.slot)]);
+      }
+      if (static_cast<int64_t>(groups.size()) % most == 0) mean = 0;
+      if (part.ends) {
+        group.mean_D = means + mean++ * width_;
+        lane.means.push_back({piece.chunk, part.group});
+      }
+      group.begins = part.begins;
+      groups.push_back(group);
+    }
+  }
+  const auto ensure = [](PinnedBuffer& buffer, size_t bytes) {
+    // A quarter more, for the next pass may have a few more.
+    const auto wanted = static_cast<int64_t>(bytes + bytes / 4);
+    if (buffer.bytes() < static_cast<int64_t>(bytes)) buffer = PinnedBuffer(wanted);
+  };
+  ensure(lane.groups, groups.size() * sizeof groups[0]);
+  ensure(lane.mean_rows, lane.means.size() * static_cast<size_t>(4 * width_));
+  if (!groups.empty())
+    std::memcpy(lane.groups.as<void>(), groups.data(), groups.size() * sizeof groups[0]);
+  // The pass before has left the sums of its open groups behind.
+  if (before != nullptr) before->pooled.hold(lane.exec);
+  float* to = lane.mean_rows.as<float>();
+  for (int64_t from = 0; from < static_cast<int64_t>(groups.size()); from += most) {
+    const auto count = std::min(most, static_cast<int64_t>(groups.size()) - from);
+    kernels::copy_to_device(lane.exec, table, lane.groups.as<kernels::PoolGroup>() + from,
+                            count * static_cast<int64_t>(sizeof groups[0]));
+    kernels::pool_rows(lane.exec, {lane.rows, width_, stride, rows, count,
+                                   reinterpret_cast<const kernels::PoolGroup*>(table)});
+    const auto begin = groups.begin() + from;
+    const int64_t ended =
+        std::count_if(begin, begin + count, [](const auto& g) { return g.mean_D != nullptr; });
+    kernels::copy_to_host(lane.exec, to, means, 4 * ended * width_);
+    to += ended * width_;
+  }
+  lane.pooled.record();
+}
+
 void DeviceEngine::Impl::launch(Lane& lane, const Lane* before, std::span<Chunk> chunks,
                                 const Wanted& wanted) {
   ensure_outputs(lane, wanted);
+  lane.means.clear();
   // Tables, in one block of page-locked memory and one copy.
   std::vector<kernels::DeviceSpan> spans;
   std::vector<int32_t> last_rows;
@@ -433,12 +523,16 @@ void DeviceEngine::Impl::launch(Lane& lane, const Lane* before, std::span<Chunk>
     args.bias_D = norm.bias.as<const float>();
     return args;
   };
+  const auto serve_taps = [&](int64_t layer, const float* rows, int64_t stride) {
+    copy_tap(lane, layer, rows, stride);
+    if (layer == wanted.pooled) pool(lane, before, chunks, rows, stride);
+  };
   for (int64_t k = 0; k < wanted.last_layer; ++k) {
     const Layer& layer = layers_[static_cast<size_t>(k)];
     kernels::DeviceAddNormArgs norm = norm_args(layer.norm, k > 0);
     norm.out_LD = lane.hidden.data();
     kernels::add_norm(lane.exec, norm);
-    copy_tap(lane, k, residual, stride_);
+    serve_taps(k, residual, stride_);
     DeviceMixerCall call;
     call.batch = batch;
     call.input_LD = lane.hidden.data();
@@ -451,17 +545,13 @@ void DeviceEngine::Impl::launch(Lane& lane, const Lane* before, std::span<Chunk>
     lane.layer_done[static_cast<size_t>(k)]->record();
   }
   // The head adds the last hidden rows itself, unless a tap needs the stream or the final norm.
-  const bool tapped = std::any_of(wanted.taps.begin(), wanted.taps.end(), [&](int64_t layer) {
-    return layer == kFinalLayer || layer == wanted.last_layer;
-  });
+  const bool tapped = wanted.has(kFinalLayer) || wanted.has(wanted.last_layer);
   if (tapped) {
     kernels::DeviceAddNormArgs norm = norm_args(final_norm_, wanted.last_layer > 0);
     if (wanted.final_norm) norm.out_f32_LD = lane.final_rows.as<float>();
     kernels::add_norm(lane.exec, norm);
-    copy_tap(lane, wanted.last_layer, residual, stride_);
-    if (wanted.final_norm) {
-      copy_tap(lane, kFinalLayer, lane.final_rows.as<const float>(), width_);
-    }
+    serve_taps(wanted.last_layer, residual, stride_);
+    if (wanted.final_norm) serve_taps(kFinalLayer, lane.final_rows.as<const float>(), width_);
   }
   if (wanted.head) {
     kernels::DeviceHeadArgs head;
@@ -545,11 +635,20 @@ void DeviceEngine::Impl::collect(Lane& lane, std::span<Chunk> chunks, const Want
     }
     if (piece.last) ++ends;
   }
+  const auto* row = lane.mean_rows.as<const float>();
+  for (const Mean& mean : lane.means) {
+    std::copy_n(row, width_, chunks[mean.chunk].pooled->means_GD + mean.group * width_);
+    row += width_;
+  }
 }
 
 void DeviceEngine::Impl::forward(std::span<Chunk> chunks, const std::function<void()>& poll) {
   const auto n_layer = static_cast<int64_t>(layers_.size());
   Wanted wanted;
+  const auto reach = [&](int64_t layer) {
+    wanted.final_norm = wanted.final_norm || layer == kFinalLayer;
+    wanted.last_layer = std::max(wanted.last_layer, layer == kFinalLayer ? n_layer : layer);
+  };
   for (const Chunk& chunk : chunks) {
     wanted.log_likelihood = wanted.log_likelihood || chunk.log_likelihood_L != nullptr;
     wanted.logits = wanted.logits || chunk.logits_LV != nullptr;
@@ -557,9 +656,11 @@ void DeviceEngine::Impl::forward(std::span<Chunk> chunks, const std::function<vo
       if (std::find(wanted.taps.begin(), wanted.taps.end(), tap.layer) == wanted.taps.end()) {
         wanted.taps.push_back(tap.layer);
       }
-      wanted.final_norm = wanted.final_norm || tap.layer == kFinalLayer;
-      wanted.last_layer =
-          std::max(wanted.last_layer, tap.layer == kFinalLayer ? n_layer : tap.layer);
+      reach(tap.layer);
+    }
+    if (chunk.pooled) {
+      wanted.pooled = chunk.pooled->layer;
+      reach(chunk.pooled->layer);
     }
     if (chunk.log_likelihood_L != nullptr && chunk.length > 0) {
       // The first base was predicted by the last one of the call before.
@@ -654,13 +755,13 @@ std::vector<LayerState> DeviceEngine::read_layers(const SequenceState& state) {
 }
 int64_t DeviceEngine::peak_bytes() const { return impl_->peak_bytes(); }
 
-int64_t DeviceEngine::host_bytes(const Model& model, bool hidden) {
+int64_t DeviceEngine::host_bytes(const Model& model, int64_t tap_bytes) {
   constexpr int64_t kRuntime = int64_t{512} << 20;
   // The engine decides the rows when it has seen the GPU; a pass takes about 40 bytes a row and channel of D.
   const int64_t width = model.config().d_model;
   const int64_t rows = std::clamp(kGoodBytes / (kLanes * 40 * width), kGoodRows, kMostRows);
-  return kRuntime + kLanes * (rows * (12 + (hidden ? 4 * width : 0)) +
-                              kMostSpans * (64 + 4 * model.config().vocab_size));
+  return kRuntime +
+         kLanes * (rows * (12 + tap_bytes) + kMostSpans * (64 + 4 * model.config().vocab_size));
 }
 
 }  // namespace chromamba::mamba

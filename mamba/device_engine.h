@@ -29,7 +29,7 @@ class DeviceEngine {
   std::vector<LayerState> read_layers(const SequenceState& state);
   int64_t peak_bytes() const;  // of device memory
   // Page-locked memory and what the CUDA runtime maps, about.
-  static int64_t host_bytes(const Model& model, bool hidden);
+  static int64_t host_bytes(const Model& model, int64_t tap_bytes);
 
  private:
   class Impl;

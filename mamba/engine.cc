@@ -15,6 +15,7 @@
 #include "kernels/base/error.h"
 #include "kernels/head.h"
 #include "kernels/linear.h"
+#include "kernels/pool_rows.h"
 #include "kernels/token_embedding.h"
 #include "mamba/device_engine.h"
 
@@ -143,7 +144,8 @@ class TileGate : public CarryGate {
 };
 
 struct Tile {
-  size_t chunk;   // index into the call's chunks
+  size_t chunk;  // index into the call's chunks
+  Tickets* tickets;
   int32_t index;  // of this tile within its chunk
   int64_t start;  // first base of the tile, counted in the chunk
   int64_t count;
@@ -195,13 +197,14 @@ class Engine::Impl {
         chunk.log_likelihood_L[0] = scored ? chunk.state->next_log_p[static_cast<size_t>(token)]
                                            : std::numeric_limits<float>::quiet_NaN();
       }
+      // One more pair of hand-overs than layers: of the pooled sums.
+      tickets.push_back(std::make_unique<Tickets>(n_layer + 1));
       int32_t index = 0;
       for (int64_t start = 0; start < chunk.length;) {
         const int64_t count = std::min(kTileRows, chunk.length - start);
-        tiles.push_back({c, index++, start, count});
+        tiles.push_back({c, tickets.back().get(), index++, start, count});
         start += count;
       }
-      tickets.push_back(std::make_unique<Tickets>(n_layer));
     }
 
     std::atomic<size_t> next{0};
@@ -214,8 +217,7 @@ class Engine::Impl {
         for (size_t i = next.fetch_add(1); i < tiles.size(); i = next.fetch_add(1)) {
           if (poll) poll();
           const Tile& tile = tiles[i];
-          run_tile(workers_[static_cast<size_t>(worker)], chunks[tile.chunk], tile,
-                   *tickets[tile.chunk]);
+          run_tile(workers_[static_cast<size_t>(worker)], chunks[tile.chunk], tile);
         }
       } catch (const Abandoned&) {  // NOLINT(bugprone-empty-catch): the failure is already recorded
       } catch (...) {
@@ -240,6 +242,7 @@ class Engine::Impl {
     AlignedFloats workspace;
     std::vector<int32_t> targets;
     std::vector<float> log_p;
+    std::vector<kernels::PoolGroup> groups;
   };
 
   // The residual add and norm of the valid rows, and the taps that want this point of the stream.
@@ -255,18 +258,51 @@ class Engine::Impl {
                                     .weight_D = norm.weight.data(),
                                     .bias_D = norm.bias.empty() ? nullptr : norm.bias.data(),
                                     .out_LD = worker.hidden.data()});
-    copy_taps(chunk, tile, layer, worker.residual);
+    serve_taps(worker, chunk, tile, layer, worker.residual);
   }
 
-  void copy_taps(const Chunk& chunk, const Tile& tile, int64_t layer, const AlignedFloats& rows) {
+  void serve_taps(Worker& worker, const Chunk& chunk, const Tile& tile, int64_t layer,
+                  const AlignedFloats& rows) {
     const int64_t width = model_.config().d_model;
     for (const HiddenTap& tap : chunk.taps) {
       if (tap.layer != layer) continue;
       std::copy_n(rows.data(), tile.count * width, tap.out_LD + tile.start * width);
     }
+    if (chunk.pooled && chunk.pooled->layer == layer) pool(worker, chunk, tile, rows);
   }
 
-  void run_tile(Worker& worker, const Chunk& chunk, const Tile& tile, Tickets& tickets) {
+  // Adds the tile's rows to their groups while they are in the cache. Tiles of a sequence come here in
+  // order; one stays for about 30 us with D=256, so that is no bound for any number of threads.
+  void pool(Worker& worker, const Chunk& chunk, const Tile& tile, const AlignedFloats& rows) {
+    const int64_t width = model_.config().d_model;
+    SequenceState& state = *chunk.state;
+    TileGate gate(*tile.tickets, static_cast<int64_t>(model_.blocks().size()), tile.index);
+    gate.wait(CarryPart::ssm);
+    const int64_t first = state.position + tile.start;
+    worker.groups.clear();
+    for (const GroupPart& part : state.groups.next_piece(first + tile.count)) {
+      while (static_cast<int64_t>(state.sums.size()) < state.groups.slots()) {
+        state.sums.emplace_back(static_cast<size_t>(width));
+      }
+      kernels::PoolGroup group;
+      group.row = part.start - first;
+      group.rows = part.end - part.start;
+      group.bases = part.bases;
+      if (part.slot >= 0) group.sum_D = state.sums[static_cast<size_t>(part.slot)].data();
+      if (part.ends) group.mean_D = chunk.pooled->means_GD + part.group * width;
+      group.begins = part.begins;
+      worker.groups.push_back(group);
+    }
+    kernels::pool_rows(worker.exec, {.length = tile.count,
+                                     .width = width,
+                                     .stride = width,
+                                     .rows_LD = rows.data(),
+                                     .count = static_cast<int64_t>(worker.groups.size()),
+                                     .groups = worker.groups.data()});
+    gate.pass_on(CarryPart::ssm);
+  }
+
+  void run_tile(Worker& worker, const Chunk& chunk, const Tile& tile) {
     const int64_t width = model_.config().d_model;
     const auto n_layer = static_cast<int64_t>(model_.blocks().size());
     const bool wants_head = chunk.log_likelihood_L != nullptr || chunk.logits_LV != nullptr;
@@ -275,6 +311,11 @@ class Engine::Impl {
     for (const HiddenTap& tap : chunk.taps) {
       wants_final = wants_final || tap.layer == kFinalLayer;
       last_layer = std::max(last_layer, tap.layer == kFinalLayer ? n_layer : tap.layer);
+    }
+    if (chunk.pooled) {
+      const int64_t layer = chunk.pooled->layer;
+      wants_final = wants_final || layer == kFinalLayer;
+      last_layer = std::max(last_layer, layer == kFinalLayer ? n_layer : layer);
     }
 
     kernels::token_embedding(worker.exec, {.length = tile.count,
@@ -288,7 +329,7 @@ class Engine::Impl {
     for (int64_t layer = 0; layer < last_layer; ++layer) {
       const Block& block = model_.blocks()[static_cast<size_t>(layer)];
       add_norm(worker, block.norm, chunk, tile, layer);
-      TileGate gate(tickets, layer, tile.index);
+      TileGate gate(*tile.tickets, layer, tile.index);
       block.mixer->forward(worker.exec, {.rows = tile.count,
                                          .input_LD = worker.hidden.data(),
                                          .out_LD = worker.hidden.data(),
@@ -300,7 +341,7 @@ class Engine::Impl {
     // (unused then) or the final one.
     add_norm(worker, model_.final_norm(), chunk, tile, last_layer);
     if (!wants_final) return;
-    copy_taps(chunk, tile, kFinalLayer, worker.hidden);
+    serve_taps(worker, chunk, tile, kFinalLayer, worker.hidden);
     if (wants_head) run_head(worker, chunk, tile);
   }
 
@@ -375,6 +416,18 @@ SequenceState Engine::new_sequence() const {
 }
 
 void Engine::forward(std::span<Chunk> chunks, const std::function<void()>& poll) {
+  std::optional<int64_t> pooled_layer;
+  for (const Chunk& chunk : chunks) {
+    if (chunk.pooled && chunk.pooled->layer != pooled_layer.value_or(chunk.pooled->layer)) {
+      throw InternalError("chunks of one call pool different layers");
+    }
+    if (chunk.pooled) pooled_layer = chunk.pooled->layer;
+    if (chunk.length > 0 && (chunk.pooled || chunk.state->groups.has_open())) {
+      const std::span<const BaseGroup> none;
+      chunk.state->groups.begin_chunk(chunk.pooled ? chunk.pooled->groups : none,
+                                      chunk.state->position, chunk.length);
+    }
+  }
   if (device_) {
     device_->forward(chunks, poll);
   } else {
@@ -389,8 +442,8 @@ std::vector<LayerState> Engine::layer_states(const SequenceState& state) const {
 int64_t Engine::device_peak_bytes() const { return device_ ? device_->peak_bytes() : 0; }
 
 int64_t Engine::workspace_bytes(const Model& model, const ComputeDevice& device, int threads,
-                                bool hidden) {
-  if (device.cuda) return DeviceEngine::host_bytes(model, hidden);
+                                int64_t tap_bytes) {
+  if (device.cuda) return DeviceEngine::host_bytes(model, tap_bytes);
   const int64_t rows = 2 * model.config().d_model + model.config().vocab_size;
   return threads * 4 * (kTileRows * rows + Impl::mixer_workspace(model));
 }

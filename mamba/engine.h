@@ -13,12 +13,14 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "kernels/device.h"
 #include "kernels/exec.h"
 #include "mamba/model.h"
+#include "mamba/pooling.h"
 
 namespace chromamba::mamba {
 
@@ -52,12 +54,24 @@ struct SequenceState {
   int64_t position = 0;            // bases seen
   std::vector<LayerState> layers;  // on the CPU; Engine::layer_states() reads them on any device
   AlignedFloats next_log_p;  // [V] ln p of the next token given all bases seen (once position > 0)
+  GroupWalk groups;          // of pooled taps: those that have begun and not ended
+  std::vector<std::vector<double>> sums;   // theirs, each [D] (on the CPU)
   std::shared_ptr<DeviceSequence> device;  // on a GPU
 };
 
 struct HiddenTap {
   int64_t layer = kFinalLayer;
   float* out_LD = nullptr;  // [length, D]
+};
+
+// Means of a layer's rows over groups of bases, summed base after base in double (kernels/pool_rows.h): the same
+// bits on any device that gives the same rows, however the sequence is cut into chunks. The engine keeps
+// the sums of groups that a chunk leaves open, D doubles each.
+struct PooledTap {
+  int64_t layer = kFinalLayer;  // the same for all chunks of a call
+  std::span<const BaseGroup>
+      groups;                 // of this chunk, as GroupWalk::begin_chunk wants them; may be none
+  float* means_GD = nullptr;  // [groups, D]; rows of groups that go on are left alone
 };
 
 // A chunk of one sequence and where its results go. Null outputs are not computed.
@@ -70,6 +84,7 @@ struct Chunk {
   float* log_likelihood_L = nullptr;
   float* logits_LV = nullptr;  // [length, V]
   std::vector<HiddenTap> taps;
+  std::optional<PooledTap> pooled;
 };
 
 class DeviceEngine;
@@ -96,9 +111,10 @@ class Engine {
   // The GPU's memory at its fullest so far; 0 on the CPU.
   int64_t device_peak_bytes() const;
 
-  // Bytes of host memory that the engine holds besides the model: for planning. `hidden`: calls will have a tap.
+  // Bytes of host memory that the engine holds besides the model: for planning. `tap_bytes`: what taps bring to
+  // the host, a base.
   static int64_t workspace_bytes(const Model& model, const ComputeDevice& device, int threads,
-                                 bool hidden);
+                                 int64_t tap_bytes);
 
  private:
   class Impl;

@@ -14,12 +14,8 @@ namespace {
 // Largest finite binary16.
 constexpr float kMaxF16 = 65504.0F;
 
-// Rows of one region on their way to a dataset: bins are summed up in double, base after base in the
-// order the model reads them, and finished rows wait for their neighbours to be written together.
+// Means of one region that wait for their neighbours to be written together.
 struct RegionRows {
-  int64_t open_row = -1;  // the row that `sum` belongs to; -1: none
-  int64_t open_count = 0;
-  std::vector<double> sum;      // [D]
   std::vector<float> finished;  // [k, D] consecutive rows, in the order of the strand
   int64_t finished_first = 0;   // the lowest of them
   int64_t finished_count = 0;
@@ -50,27 +46,13 @@ class EmbedWriter {
   }
 
   void consume(const Part& part) {
-    const bool reverse = part.pass->strand == Strand::reverse;
+    for (const PooledRow& row : part.pooled) add_mean(*part.pass, row);
+    if (part.hidden_LD == nullptr) return;
     for_each_overlap(part, [&](const Segment& segment) {
       const int64_t start = std::max(segment.start, part.start);
       const int64_t end = std::min(segment.end, part.start + part.length);
-      const auto region = static_cast<size_t>(segment.region);
-      const float* rows = part.hidden_LD + (start - part.start) * width_;
-      if (options_.pooling == Pooling::none && options_.bin == 1) {
-        write(region, part.pass->strand, start - segment.start, end - start, rows);
-        return;
-      }
-      RegionRows& open = open_[segment.region];
-      const int64_t n = end - start;
-      for (int64_t i = 0; i < n; ++i) {
-        const int64_t k = reverse ? n - 1 - i : i;
-        add_base(open, segment, start + k - segment.start, part.pass->strand, rows + k * width_);
-      }
-      if (reverse ? start == segment.start : end == segment.end) {
-        close_row(open, reverse);
-        flush(open, region, part.pass->strand);
-        open_.erase(segment.region);
-      }
+      write(static_cast<size_t>(segment.region), part.pass->strand, start - segment.start,
+            end - start, part.hidden_LD + (start - part.start) * width_);
     });
   }
 
@@ -126,31 +108,18 @@ class EmbedWriter {
     }
   }
 
-  void add_base(RegionRows& open, const Segment& segment, int64_t offset, Strand strand,
-                const float* values) {
-    const int64_t row = options_.pooling == Pooling::mean ? segment.region : offset / options_.bin;
-    if (row != open.open_row) {
-      close_row(open, strand == Strand::reverse);
-      if (open.finished_count >= kFlushRows) {
-        flush(open, static_cast<size_t>(segment.region), strand);
-      }
-      open.open_row = row;
-      open.open_count = 0;
-      open.sum.assign(static_cast<size_t>(width_), 0.0);
+  void add_mean(const Pass& pass, const PooledRow& row) {
+    const int64_t region = pass.segments[static_cast<size_t>(row.at.segment)].region;
+    RegionRows& open = open_[region];
+    if (open.finished_count >= kFlushRows) flush(open, static_cast<size_t>(region), pass.strand);
+    if (open.finished_count == 0 || pass.strand == Strand::reverse) {
+      open.finished_first = options_.pooling == Pooling::mean ? region : row.at.row;
     }
-    for (int64_t d = 0; d < width_; ++d) open.sum[static_cast<size_t>(d)] += values[d];
-    ++open.open_count;
-  }
-
-  // Turns the sum into a mean and appends it to the finished rows.
-  void close_row(RegionRows& open, bool reverse) const {
-    if (open.open_row < 0) return;
-    if (open.finished_count == 0 || reverse) open.finished_first = open.open_row;
-    for (const double sum : open.sum) {
-      open.finished.push_back(static_cast<float>(sum / static_cast<double>(open.open_count)));
-    }
+    open.finished.insert(open.finished.end(), row.mean_D, row.mean_D + width_);
     ++open.finished_count;
-    open.open_row = -1;
+    if (!row.at.last) return;
+    flush(open, static_cast<size_t>(region), pass.strand);
+    open_.erase(region);
   }
 
   void flush(RegionRows& open, size_t region, Strand strand) {
@@ -226,8 +195,9 @@ EmbedResult run_embed(const EmbedOptions& options, const mamba::Model& model, Ge
   }
   StreamOptions stream;
   stream.layer = options.layer;
-  stream.chunk_size = plan_chunk_size(options.job, model, false, true,
-                                      static_cast<int64_t>(input.regions().size()));
+  stream.bin = options.pooling == Pooling::mean ? kWholeSegment : options.bin;
+  stream.chunk_size =
+      plan_chunk_size(options.job, model, stream, static_cast<int64_t>(input.regions().size()));
   stream.stop = options.job.stop;
   stream.bases_done = options.job.bases_done;
 

@@ -34,7 +34,7 @@ int64_t needed_bytes(const JobOptions& options, const mamba::Model& model,
                      const StreamOptions& stream, int64_t regions) {
   return kFixedBytes + kRegionBytes * regions + 4 * model.parameter_count() +
          mamba::Engine::workspace_bytes(model, options.device, options.threads,
-                                        stream.layer.has_value()) +
+                                        tap_bytes(model, stream)) +
          stream_buffer_bytes(model, stream);
 }
 
@@ -93,11 +93,8 @@ void require_disk(const std::vector<DiskNeed>& needs) {
   }
 }
 
-int64_t plan_chunk_size(const JobOptions& options, const mamba::Model& model, bool log_likelihood,
-                        bool hidden, int64_t regions) {
-  StreamOptions stream;
-  stream.log_likelihood = log_likelihood;
-  if (hidden) stream.layer = 0;
+int64_t plan_chunk_size(const JobOptions& options, const mamba::Model& model, StreamOptions stream,
+                        int64_t regions) {
   stream.chunk_size = options.chunk_size > 0 ? options.chunk_size
                       : options.device.cuda  ? kDefaultDeviceChunk
                                              : kDefaultChunk;

@@ -51,9 +51,10 @@ struct DiskNeed {
 void require_disk(const std::vector<DiskNeed>& needs);
 
 // The chunk size of a job: the one asked for, or the default, lowered until everything fits
-// `memory`. ResourceError, with what is needed, when it cannot.
-int64_t plan_chunk_size(const JobOptions& options, const mamba::Model& model, bool log_likelihood,
-                        bool hidden, int64_t regions);
+// `memory`. `stream` says what is computed; its own chunk size does not count. ResourceError, with
+// what is needed, when it cannot.
+int64_t plan_chunk_size(const JobOptions& options, const mamba::Model& model, StreamOptions stream,
+                        int64_t regions);
 
 // "name: value" pairs that say how an output was made, in a fixed order.
 std::vector<std::pair<std::string, std::string>> provenance(const JobOptions& options,

@@ -74,6 +74,68 @@ std::vector<Pass> plan_passes(const std::string& contig, int64_t contig_length, 
   return passes;
 }
 
+namespace {
+
+// Calls visit(segment, first bin, bins) for the segments that have bins in [start, end).
+template <typename Visit>
+void for_each_bins(const Pass& pass, int64_t bin, int64_t start, int64_t end, const Visit& visit) {
+  for_each_overlap(pass, start, end, [&](const Segment& segment) {
+    const int64_t from = std::max(start, segment.start) - segment.start;
+    const int64_t to = std::min(end, segment.end) - segment.start;
+    if (from < to) visit(segment, from / bin, (to - 1) / bin - from / bin + 1);
+  });
+}
+
+}  // namespace
+
+int64_t count_groups(const Pass& pass, int64_t bin, int64_t start, int64_t end) {
+  int64_t count = 0;
+  for_each_bins(pass, bin, start, end,
+                [&](const Segment&, int64_t, int64_t bins) { count += bins; });
+  return count;
+}
+
+GroupPlan plan_groups(const Pass& pass, int64_t bin, int64_t start, int64_t end) {
+  struct Planned {
+    mamba::BaseGroup bases;
+    GroupRow row;
+  };
+  std::vector<Planned> planned;
+  for_each_bins(pass, bin, start, end, [&](const Segment& segment, int64_t first, int64_t bins) {
+    for (int64_t i = 0; i < bins; ++i) {
+      Planned group;
+      group.row.segment = &segment - pass.segments.data();
+      group.row.row = pass.strand == Strand::forward ? first + i : first + bins - 1 - i;
+      const int64_t from = segment.start + group.row.row * bin;
+      const int64_t to = from + std::min(bin, segment.end - from);  // bin may be kWholeSegment
+      if (pass.strand == Strand::forward) {
+        group.bases = {from - pass.start, to - pass.start};
+        group.row.last = to == segment.end;
+      } else {
+        group.bases = {pass.end - to, pass.end - from};
+        group.row.last = from == segment.start;
+      }
+      planned.push_back(group);
+    }
+  });
+  const auto before = [](const Planned& a, const Planned& b) {
+    return a.bases.start != b.bases.start ? a.bases.start < b.bases.start
+                                          : a.bases.end < b.bases.end;
+  };
+  // In order already where segments do not overlap and are read forward.
+  if (!std::is_sorted(planned.begin(), planned.end(), before)) {
+    std::stable_sort(planned.begin(), planned.end(), before);
+  }
+  GroupPlan plan;
+  plan.bases.reserve(planned.size());
+  plan.rows.reserve(planned.size());
+  for (const Planned& group : planned) {
+    plan.bases.push_back(group.bases);
+    plan.rows.push_back(group.row);
+  }
+  return plan;
+}
+
 void require_disjoint(const std::vector<io::Region>& regions, const std::string& output) {
   std::vector<size_t> order(regions.size());
   std::iota(order.begin(), order.end(), size_t{0});

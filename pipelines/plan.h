@@ -4,11 +4,14 @@
 // of a contig, on one strand. Regions that start from the same zero state share a pass.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
 #include "io/region.h"
+#include "mamba/pooling.h"
 
 namespace chromamba::pipelines {
 
@@ -48,6 +51,40 @@ struct Pass {
 
   int64_t length() const { return end - start; }
 };
+
+// Calls visit(segment) for the segments of the pass that share a base with [start, end), ascending.
+template <typename Visit>
+void for_each_overlap(const Pass& pass, int64_t start, int64_t end, const Visit& visit) {
+  // No segment that starts earlier than the longest one's length before the bases can reach them.
+  auto segment =
+      std::lower_bound(pass.segments.begin(), pass.segments.end(), start - pass.longest_segment,
+                       [](const Segment& s, int64_t at) { return s.start < at; });
+  for (; segment != pass.segments.end() && segment->start < end; ++segment) {
+    if (segment->end > start) visit(*segment);
+  }
+}
+
+// A bin as long as any segment: one group for each.
+constexpr int64_t kWholeSegment = std::numeric_limits<int64_t>::max();
+
+// Where the mean of a group goes.
+struct GroupRow {
+  int64_t segment = 0;  // index into the pass's
+  int64_t row = 0;      // bins before it, counted from the segment's start in forward coordinates
+  bool last = false;    // of its segment, as the strand is read
+};
+
+// Groups of a pass, numbered as an engine does: from the first base that is read on.
+struct GroupPlan {
+  std::vector<mamba::BaseGroup> bases;  // ascending by start and end
+  std::vector<GroupRow> rows;           // one for each
+};
+
+// The bins of the pass's segments that share a base with [start, end), in forward coordinates. Bins have `bin`
+// bases and are counted from the segment's start; the last one may be short, and is the first to be read
+// on the reverse strand.
+GroupPlan plan_groups(const Pass& pass, int64_t bin, int64_t start, int64_t end);
+int64_t count_groups(const Pass& pass, int64_t bin, int64_t start, int64_t end);
 
 // Passes over one contig for the given segments (any order), ascending by position.
 std::vector<Pass> plan_passes(const std::string& contig, int64_t contig_length, Strand strand,

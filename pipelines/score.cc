@@ -414,8 +414,8 @@ ScoreResult run_score(const ScoreOptions& options, const mamba::Model& model, Ge
   }
   StreamOptions stream;
   stream.log_likelihood = true;
-  stream.chunk_size = plan_chunk_size(options.job, model, true, false,
-                                      static_cast<int64_t>(input.regions().size()));
+  stream.chunk_size =
+      plan_chunk_size(options.job, model, stream, static_cast<int64_t>(input.regions().size()));
   stream.stop = options.job.stop;
   stream.bases_done = options.job.bases_done;
   for (const ScoreOutput& output : options.outputs) {

@@ -20,6 +20,12 @@ constexpr int kBuffers = 3;
 // States of sequences that share a chunk: bounds memory where contigs are tiny and states large.
 constexpr int64_t kMaxStateBytes = int64_t{64} << 20;
 
+// Groups of a buffer beyond one for each bin of its bases: those at the ends of contigs and regions, and of regions
+// that overlap. A buffer with more of them takes fewer bases.
+constexpr int64_t kMoreGroups = 4096;
+// In the lists of a buffer, the engine's included.
+constexpr int64_t kGroupBytes = 192;
+
 using Clock = std::chrono::steady_clock;
 
 // Adds the time of a scope to a sum.
@@ -49,6 +55,8 @@ struct BufferPart {
   int64_t length = 0;
   bool first = false;
   bool last = false;
+  GroupPlan groups;
+  int64_t first_group = 0;  // of the buffer's
 };
 
 struct Buffer {
@@ -58,6 +66,8 @@ struct Buffer {
   std::vector<int32_t> tokens;
   std::vector<float> log_likelihood;
   AlignedFloats hidden;
+  int64_t groups = 0;
+  AlignedFloats means;  // [groups, D]
 };
 
 // Turns rows [0, n) of `width` floats round.
@@ -69,6 +79,12 @@ void reverse_rows(float* rows, int64_t n, int64_t width) {
 
 int64_t max_parts(const mamba::Model& model) {
   return std::max<int64_t>(1, kMaxStateBytes / std::max<int64_t>(1, model.state_bytes()));
+}
+
+bool pools(const StreamOptions& options) { return options.layer && options.bin > 1; }
+
+int64_t max_groups(const StreamOptions& options) {
+  return options.chunk_size / options.bin + kMoreGroups;
 }
 
 class Runner {
@@ -92,8 +108,11 @@ class Runner {
       buffer.bases.resize(size);
       buffer.tokens.resize(size);
       if (options_.log_likelihood) buffer.log_likelihood.resize(size);
-      if (options_.layer) {
-        buffer.hidden.resize(size * static_cast<size_t>(model_.config().d_model));
+      const auto width = static_cast<size_t>(model_.config().d_model);
+      if (pools(options_)) {
+        buffer.means.resize(static_cast<size_t>(max_groups(options_)) * width);
+      } else if (options_.layer) {
+        buffer.hidden.resize(size * width);
       }
       free_.push(&buffer);
     }
@@ -129,6 +148,21 @@ class Runner {
     }
   }
 
+  // The lowest base, in forward coordinates, of the `n` that are read after the first `done` of a pass.
+  static int64_t part_start(const Pass& pass, int64_t done, int64_t n) {
+    return pass.strand == Strand::forward ? pass.start + done : pass.end - done - n;
+  }
+
+  // As many of the next `n` bases as have no more groups than there is room for, but a tile at least.
+  int64_t fit_groups(const Pass& pass, int64_t done, int64_t n, int64_t room) const {
+    while (n > mamba::kTileRows) {
+      const int64_t start = part_start(pass, done, n);
+      if (count_groups(pass, options_.bin, start, start + n) <= room) break;
+      n = std::max(n / 2, mamba::kTileRows);
+    }
+    return n;
+  }
+
   void read_all() {
     Buffer* buffer = nullptr;
     const auto hand_over = [&] {
@@ -157,14 +191,23 @@ class Runner {
           buffer = *popped;
           buffer->parts.clear();
           buffer->used = 0;
+          buffer->groups = 0;
         }
         const Stopwatch watch(stats_.read_seconds);
-        const int64_t n = std::min(options_.chunk_size - buffer->used, pass.length() - done);
+        int64_t n = std::min(options_.chunk_size - buffer->used, pass.length() - done);
+        if (pools(options_)) {
+          n = fit_groups(pass, done, n, max_groups(options_) - buffer->groups);
+        }
         BufferPart part;
         part.running = running;
         part.offset = buffer->used;
         part.length = n;
-        part.start = pass.strand == Strand::forward ? pass.start + done : pass.end - done - n;
+        part.start = part_start(pass, done, n);
+        if (pools(options_)) {
+          part.groups = plan_groups(pass, options_.bin, part.start, part.start + n);
+          part.first_group = buffer->groups;
+          buffer->groups += static_cast<int64_t>(part.groups.bases.size());
+        }
         part.first = done == 0;
         done += n;
         part.last = done == pass.length();
@@ -174,7 +217,9 @@ class Runner {
         model_.tokenizer().encode(bases, n, buffer->tokens.data() + part.offset);
         buffer->used += n;
         buffer->parts.push_back(std::move(part));
-        const bool full = buffer->used == options_.chunk_size ||
+        // A call of the engine takes one part of a pass, so one that goes on ends its buffer.
+        const bool full = done < pass.length() || buffer->used == options_.chunk_size ||
+                          (pools(options_) && buffer->groups >= max_groups(options_)) ||
                           static_cast<int64_t>(buffer->parts.size()) >= max_parts(model_);
         if (full && !hand_over()) return;
       } while (done < pass.length());
@@ -191,6 +236,9 @@ class Runner {
       {
         const Stopwatch watch(stats_.compute_seconds);
         chunks.clear();
+        // More than planned where regions overlap many times over, or a bin is longer than a chunk.
+        const auto means = static_cast<size_t>(buffer.groups * width);
+        if (buffer.means.size() < means) buffer.means.resize(means);
         for (const BufferPart& part : buffer.parts) {
           if (part.length == 0) continue;
           if (part.first) part.running->state = engine_.new_sequence();
@@ -201,7 +249,10 @@ class Runner {
           if (options_.log_likelihood) {
             chunk.log_likelihood_L = buffer.log_likelihood.data() + part.offset;
           }
-          if (options_.layer) {
+          if (pools(options_)) {
+            chunk.pooled = {*options_.layer, part.groups.bases,
+                            buffer.means.data() + part.first_group * width};
+          } else if (options_.layer) {
             chunk.taps.push_back({*options_.layer, buffer.hidden.data() + part.offset * width});
           }
           chunks.push_back(std::move(chunk));
@@ -214,7 +265,7 @@ class Runner {
             std::reverse(buffer.log_likelihood.begin() + part.offset,
                          buffer.log_likelihood.begin() + part.offset + part.length);
           }
-          if (options_.layer) {
+          if (options_.layer && !pools(options_)) {
             reverse_rows(buffer.hidden.data() + part.offset * width, part.length, width);
           }
         }
@@ -224,6 +275,24 @@ class Runner {
       if (!to_write_.push(&buffer)) return;
     }
     to_write_.close();
+  }
+
+  std::vector<PooledRow> finished_rows(const BufferPart& part, const Buffer& buffer) const {
+    const Pass& pass = *part.running->pass;
+    const int64_t end = pass.strand == Strand::forward ? part.start + part.length - pass.start
+                                                       : pass.end - part.start;
+    const float* mean = buffer.means.data() + part.first_group * model_.config().d_model;
+    std::vector<PooledRow> rows;
+    for (size_t i = 0; i < part.groups.bases.size(); ++i, mean += model_.config().d_model) {
+      if (part.groups.bases[i].end <= end) rows.push_back({part.groups.rows[i], mean});
+    }
+    const auto before = [](const PooledRow& a, const PooledRow& b) {
+      return a.at.segment < b.at.segment;
+    };
+    if (!std::is_sorted(rows.begin(), rows.end(), before)) {
+      std::stable_sort(rows.begin(), rows.end(), before);
+    }
+    return rows;
   }
 
   void write_all() {
@@ -242,7 +311,9 @@ class Runner {
           part.last = from.last;
           if (options_.log_likelihood)
             part.log_likelihood = buffer.log_likelihood.data() + from.offset;
-          if (options_.layer) {
+          if (pools(options_)) {
+            part.pooled = finished_rows(from, buffer);
+          } else if (options_.layer) {
             part.hidden_LD = buffer.hidden.data() + from.offset * model_.config().d_model;
           }
           consume_(part);
@@ -274,11 +345,23 @@ StreamStats stream_passes(mamba::Engine& engine, const mamba::Model& model, cons
   return Runner(engine, model, next, consume, options).run();
 }
 
+int64_t tap_bytes(const mamba::Model& model, const StreamOptions& options) {
+  if (!options.layer) return 0;
+  const int64_t row = 4 * model.config().d_model;
+  // A mean, and its entries in the lists of groups.
+  return pools(options) ? (row + kGroupBytes - 1) / options.bin + 1 : row;
+}
+
 int64_t stream_buffer_bytes(const mamba::Model& model, const StreamOptions& options) {
   int64_t per_base = 1 + 4;  // letter and token
   if (options.log_likelihood) per_base += 4;
-  if (options.layer) per_base += 4 * model.config().d_model;
-  return kBuffers * options.chunk_size * per_base +
+  int64_t more = 0;
+  if (pools(options)) {
+    more = max_groups(options) * (4 * model.config().d_model + kGroupBytes);
+  } else {
+    per_base += tap_bytes(model, options);
+  }
+  return kBuffers * (options.chunk_size * per_base + more) +
          std::min(options.chunk_size, max_parts(model)) * model.state_bytes();
 }
 

@@ -2,12 +2,12 @@
 // round between them. Memory is that of the buffers, whatever the length of a contig.
 #pragma once
 
-#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "mamba/engine.h"
 #include "pipelines/base_source.h"
@@ -19,9 +19,17 @@ namespace chromamba::pipelines {
 struct StreamOptions {
   bool log_likelihood = false;
   std::optional<int64_t> layer;  // hidden rows of this layer (mamba/engine.h numbers them)
-  int64_t chunk_size = 65536;    // bases in a buffer
+  // Above 1: in place of the rows their means over bins of so many bases (plan.h), or kWholeSegment.
+  int64_t bin = 1;
+  int64_t chunk_size = 65536;  // bases in a buffer, at most
   StopSignal stop = nullptr;
   std::atomic<int64_t>* bases_done = nullptr;  // counts bases computed, for progress
+};
+
+// The mean of a layer's rows over one bin of a segment.
+struct PooledRow {
+  GroupRow at;
+  const float* mean_D = nullptr;
 };
 
 // Results for consecutive bases of a pass, in forward coordinates and forward order whatever the
@@ -35,6 +43,9 @@ struct Part {
   bool last = false;   // of its pass; a pass without bases has one part that is first and last
   const float* log_likelihood = nullptr;  // [length]
   const float* hidden_LD = nullptr;       // [length, D]
+  // The bins whose last base, as the strand is read, is in this part. Segment after segment, each one's in the order
+  // of the strand: descending rows on the reverse one.
+  std::vector<PooledRow> pooled;
 };
 
 struct StreamStats {
@@ -63,15 +74,11 @@ StreamStats stream_passes(mamba::Engine& engine, const mamba::Model& model, cons
 // Calls visit(segment) for the segments of the part's pass that share a base with the part, ascending.
 template <typename Visit>
 void for_each_overlap(const Part& part, const Visit& visit) {
-  const std::vector<Segment>& segments = part.pass->segments;
-  // No segment that starts earlier than the longest one's length before the part can reach it.
-  auto segment =
-      std::lower_bound(segments.begin(), segments.end(), part.start - part.pass->longest_segment,
-                       [](const Segment& s, int64_t start) { return s.start < start; });
-  for (; segment != segments.end() && segment->start < part.start + part.length; ++segment) {
-    if (segment->end > part.start) visit(*segment);
-  }
+  for_each_overlap(*part.pass, part.start, part.start + part.length, visit);
 }
+
+// What the rows or means that these options ask for take on the host, a base.
+int64_t tap_bytes(const mamba::Model& model, const StreamOptions& options);
 
 // Bytes of the buffers for these options; for planning.
 int64_t stream_buffer_bytes(const mamba::Model& model, const StreamOptions& options);

@@ -252,4 +252,41 @@ void linear(DeviceTarget& target, const kernels::LinearArgs& args) {
           args.y_stride);
 }
 
+void pool_rows(DeviceTarget& target, const kernels::PoolRowsArgs& args) {
+  DeviceExec& exec = target.exec;
+  const int64_t width = args.width;
+  const int64_t stride = padded(width) + 8;
+  const DeviceBuffer rows = to_device(
+      exec, gather(args.rows_LD, args.length, width, args.stride, stride, std::nanf("")), true);
+  std::vector<double> sums(static_cast<size_t>(args.count * width), std::nan(""));
+  const DeviceBuffer device_sums(exec, 8 * args.count * width, "a test");
+  const DeviceBuffer means(exec, 4 * args.count * width, "a test");
+  std::vector<kernels::PoolGroup> groups(args.groups, args.groups + args.count);
+  for (size_t g = 0; g < groups.size(); ++g) {
+    const auto at = static_cast<int64_t>(g) * width;
+    if (groups[g].sum_D != nullptr) {
+      std::copy_n(groups[g].sum_D, width, sums.begin() + at);
+      groups[g].sum_D = device_sums.as<double>() + at;
+    }
+    if (groups[g].mean_D != nullptr) groups[g].mean_D = means.as<float>() + at;
+  }
+  kernels::copy_to_device(exec, device_sums.data(), sums.data(), device_sums.bytes());
+  const auto table_bytes = static_cast<int64_t>(groups.size() * sizeof groups[0]);
+  const DeviceBuffer table(exec, table_bytes, "a test");
+  kernels::copy_to_device(exec, table.data(), groups.data(), table_bytes);
+  kernels::pool_rows(exec, {args.length, width, stride, rows.as<const float>(), args.count,
+                            table.as<const kernels::PoolGroup>()});
+  kernels::copy_to_host(exec, sums.data(), device_sums.data(), device_sums.bytes());
+  const AlignedFloats result = from_device(exec, means.data(), args.count * width, true);
+  for (size_t g = 0; g < groups.size(); ++g) {
+    const auto at = static_cast<int64_t>(g) * width;
+    if (args.groups[g].sum_D != nullptr) {
+      std::copy_n(sums.begin() + at, width, args.groups[g].sum_D);
+    }
+    if (args.groups[g].mean_D != nullptr) {
+      std::copy_n(result.begin() + at, width, args.groups[g].mean_D);
+    }
+  }
+}
+
 }  // namespace chromamba::tests

@@ -11,6 +11,7 @@
 #include "kernels/causal_conv1d.h"
 #include "kernels/device.h"
 #include "kernels/linear.h"
+#include "kernels/pool_rows.h"
 #include "kernels/selective_scan.h"
 
 namespace chromamba::tests {
@@ -25,6 +26,7 @@ void selective_scan(DeviceTarget& target, const kernels::SelectiveScanArgs& args
 void causal_conv1d(DeviceTarget& target, const kernels::CausalConv1dArgs& args);
 void add_norm(DeviceTarget& target, const kernels::AddNormArgs& args);
 void linear(DeviceTarget& target, const kernels::LinearArgs& args);
+void pool_rows(DeviceTarget& target, const kernels::PoolRowsArgs& args);
 
 // Calls body with the first GPU; without one, says so once and does nothing.
 template <typename Body>

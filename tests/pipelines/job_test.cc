@@ -38,15 +38,41 @@ TEST_CASE("the chunk size shrinks to the memory, or says what it needs") {
   const mamba::Model model = mamba::Model::built_in();
   JobOptions options;
   options.threads = 2;
-  CHECK(plan_chunk_size(options, model, true, true, 1) == 65536);
+  StreamOptions stream;
+  stream.log_likelihood = true;
+  stream.layer = 0;
+  CHECK(plan_chunk_size(options, model, stream, 1) == 65536);
   options.memory = int64_t{200} << 20;
-  const int64_t smaller = plan_chunk_size(options, model, true, true, 1);
+  const int64_t smaller = plan_chunk_size(options, model, stream, 1);
   CHECK((smaller < 65536 && smaller >= 256));
+  // Pooled rows take the place of those that they are the means of.
+  for (const int64_t bin : {int64_t{128}, kWholeSegment}) {
+    stream.bin = bin;
+    CHECK(plan_chunk_size(options, model, stream, 1) == 65536);
+  }
+  stream.bin = 1;
   options.chunk_size = 65536;
-  CHECK_THROWS_AS(plan_chunk_size(options, model, true, true, 1), ResourceError);
+  CHECK_THROWS_AS(plan_chunk_size(options, model, stream, 1), ResourceError);
   options.chunk_size = 0;
   options.memory = 1 << 20;
-  CHECK_THROWS_WITH(plan_chunk_size(options, model, true, true, 1), Catch::Contains("--memory"));
+  CHECK_THROWS_WITH(plan_chunk_size(options, model, stream, 1), Catch::Contains("--memory"));
+}
+
+TEST_CASE("on a GPU, pooled rows leave room for chunks as large as those of log-likelihoods") {
+  const mamba::Model model = mamba::Model::built_in();
+  JobOptions options;
+  options.device.cuda = true;
+  options.memory = int64_t{1} << 30;
+  StreamOptions scores;
+  scores.log_likelihood = true;
+  StreamOptions rows;
+  rows.layer = mamba::kFinalLayer;
+  const int64_t largest = plan_chunk_size(options, model, scores, 1);
+  CHECK(plan_chunk_size(options, model, rows, 1) < largest);
+  for (const int64_t bin : {int64_t{128}, int64_t{1000}, kWholeSegment}) {
+    rows.bin = bin;
+    CHECK(plan_chunk_size(options, model, rows, 1) == largest);
+  }
 }
 
 TEST_CASE("a job that does not fit the disk is refused before it starts") {

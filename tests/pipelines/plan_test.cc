@@ -1,7 +1,9 @@
 #include "pipelines/plan.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <random>
+#include <utility>
 
 #include "kernels/base/error.h"
 
@@ -111,6 +113,61 @@ TEST_CASE("overlapping regions are named, neighbours are fine") {
   CHECK_THROWS_WITH(
       require_disjoint({region("a", 0, 100), region("a", 99, 120)}, "out.bw"),
       Catch::Contains("a:1-100") && Catch::Contains("a:100-120") && Catch::Contains("out.bw"));
+}
+
+// The groups of a part as the definition has them: a walk over every base of every segment.
+std::vector<std::pair<mamba::BaseGroup, GroupRow>> groups_by_hand(const Pass& pass, int64_t bin,
+                                                                  int64_t start, int64_t end) {
+  std::vector<std::pair<mamba::BaseGroup, GroupRow>> groups;
+  const bool reverse = pass.strand == Strand::reverse;
+  for (size_t s = 0; s < pass.segments.size(); ++s) {
+    const Segment& segment = pass.segments[s];
+    for (int64_t from = segment.start, row = 0; from < segment.end; ++row) {
+      const int64_t to = bin < segment.end - from ? from + bin : segment.end;
+      if (from < end && to > start) {
+        groups.push_back(
+            {reverse ? mamba::BaseGroup{pass.end - to, pass.end - from}
+                     : mamba::BaseGroup{from - pass.start, to - pass.start},
+             {static_cast<int64_t>(s), row, reverse ? from == segment.start : to == segment.end}});
+      }
+      from = to;
+    }
+  }
+  return groups;
+}
+
+TEST_CASE("groups are the bins of all segments that a part meets, in the order they are read") {
+  const std::vector<Segment> segments = {{0, 3, 103},  {1, 3, 103},   {2, 40, 41},  {3, 50, 50},
+                                         {4, 60, 300}, {5, 299, 300}, {6, 350, 430}};
+  for (const Strand strand : {Strand::forward, Strand::reverse}) {
+    const std::vector<Pass> passes = plan_passes("c", 500, strand, segments, {0, true});
+    REQUIRE(passes.size() == 1);
+    const Pass& pass = passes[0];
+    for (const int64_t bin : {int64_t{1}, int64_t{2}, int64_t{7}, int64_t{100}, kWholeSegment}) {
+      for (int64_t start = pass.start; start < pass.end; start += 3) {
+        for (int64_t end = start + 1; end <= pass.end; end += 17) {
+          const GroupPlan plan = plan_groups(pass, bin, start, end);
+          REQUIRE(plan.bases.size() == plan.rows.size());
+          const auto expected = groups_by_hand(pass, bin, start, end);
+          REQUIRE(plan.bases.size() == expected.size());
+          REQUIRE(count_groups(pass, bin, start, end) == static_cast<int64_t>(expected.size()));
+          for (size_t i = 0; i < plan.bases.size(); ++i) {
+            if (i > 0) {
+              const mamba::BaseGroup& before = plan.bases[i - 1];
+              REQUIRE((before.start < plan.bases[i].start ||
+                       (before.start == plan.bases[i].start && before.end <= plan.bases[i].end)));
+            }
+            REQUIRE(std::count_if(expected.begin(), expected.end(), [&](const auto& group) {
+                      return group.first == plan.bases[i] &&
+                             group.second.segment == plan.rows[i].segment &&
+                             group.second.row == plan.rows[i].row &&
+                             group.second.last == plan.rows[i].last;
+                    }) == 1);
+          }
+        }
+      }
+    }
+  }
 }
 
 }  // namespace

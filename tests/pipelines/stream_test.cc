@@ -127,6 +127,89 @@ TEST_CASE("the reverse strand is the forward pass over the reverse complement, m
   }
 }
 
+// Rows by region and bin, as a pass over `bases` with these segments gives them.
+using PooledRows = std::map<std::pair<int64_t, int64_t>, std::vector<float>>;
+
+PooledRows pooled(const std::string& bases, Strand strand, const std::vector<Segment>& segments,
+                  int64_t bin, int64_t chunk_size, int64_t* longest_part = nullptr) {
+  const mamba::Model& model = tiny_model();
+  const int64_t width = model.config().d_model;
+  PooledRows rows;
+  std::map<int64_t, int64_t> ended;
+  const Consumer consume = [&](const Part& part) {
+    REQUIRE(part.hidden_LD == nullptr);
+    if (longest_part != nullptr) *longest_part = std::max(*longest_part, part.length);
+    for (size_t i = 0; i < part.pooled.size(); ++i) {
+      const GroupRow& at = part.pooled[i].at;
+      if (i > 0) REQUIRE(part.pooled[i - 1].at.segment <= at.segment);
+      const Segment& segment = part.pass->segments[static_cast<size_t>(at.segment)];
+      const auto key = std::pair(segment.region, at.row);
+      REQUIRE(rows.count(key) == 0);
+      REQUIRE(ended.count(segment.region) == 0);
+      if (at.last) ended[segment.region] = at.row;
+      rows[key].assign(part.pooled[i].mean_D, part.pooled[i].mean_D + width);
+    }
+  };
+  std::vector<PassInput> inputs;
+  const auto n = static_cast<int64_t>(bases.size());
+  for (Pass& pass : plan_passes("c", n, strand, segments, {0, true})) {
+    inputs.push_back({std::move(pass), std::make_shared<MemoryBases>(bases)});
+  }
+  mamba::Engine engine(model, kernels::Backend::cpu, 2);
+  StreamOptions options;
+  options.layer = mamba::kFinalLayer;
+  options.bin = bin;
+  options.chunk_size = chunk_size;
+  stream_passes(engine, model, from_list(std::move(inputs)), consume, options);
+  return rows;
+}
+
+TEST_CASE("pooled rows are the means of the rows, in the order the strand is read") {
+  const std::string bases = random_dna(4000, 11);
+  const std::vector<Segment> segments = {{0, 0, 4000},    {1, 100, 1900},  {2, 100, 1900},
+                                         {3, 1000, 1001}, {4, 1500, 1500}, {5, 3000, 3999}};
+  const int64_t width = tiny_model().config().d_model;
+  for (const Strand strand : {Strand::forward, Strand::reverse}) {
+    const std::vector<float> rows = collect({whole_pass("c", bases, strand)}, 1 << 16).hidden.at(0);
+    for (const int64_t bin : {int64_t{2}, int64_t{7}, int64_t{128}, kWholeSegment}) {
+      PooledRows expected;
+      for (const Segment& segment : segments) {
+        for (int64_t from = segment.start, k = 0; from < segment.end; ++k) {
+          const int64_t to = bin < segment.end - from ? from + bin : segment.end;
+          std::vector<float>& mean = expected[{segment.region, k}];
+          for (int64_t d = 0; d < width; ++d) {
+            double sum = 0;
+            for (int64_t i = 0; i < to - from; ++i) {
+              const int64_t base = strand == Strand::forward ? from + i : to - 1 - i;
+              sum += rows[static_cast<size_t>(base * width + d)];
+            }
+            mean.push_back(static_cast<float>(sum / static_cast<double>(to - from)));
+          }
+          from = to;
+        }
+      }
+      for (const int64_t chunk : {100, 999, 1 << 16}) {
+        INFO("bin " << bin << ", chunk " << chunk);
+        const PooledRows actual = pooled(bases, strand, segments, bin, chunk);
+        REQUIRE(actual.size() == expected.size());
+        for (const auto& [key, mean] : expected) CHECK(same_bits(actual.at(key), mean));
+      }
+    }
+  }
+}
+
+TEST_CASE("regions that overlap many times over are taken in smaller parts, with the same rows") {
+  const std::string bases = random_dna(3000, 12);
+  std::vector<Segment> segments;
+  for (int64_t i = 0; i < 20; ++i) segments.push_back({i, i, 3000 - i});
+  int64_t longest = 0;
+  const PooledRows rows = pooled(bases, Strand::reverse, segments, 2, 1 << 16);
+  const PooledRows parts = pooled(bases, Strand::reverse, segments, 2, 3000, &longest);
+  CHECK(longest < 3000);
+  CHECK(rows == parts);
+  CHECK(pooled(bases, Strand::reverse, {segments[7]}, 2, 3000).at({7, 100}) == rows.at({7, 100}));
+}
+
 TEST_CASE("a failure in reading, computing or writing ends the run with its error") {
   const mamba::Model& model = tiny_model();
   const std::string bases = random_dna(5000, 1);
