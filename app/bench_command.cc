@@ -127,7 +127,7 @@ int bench_command(const Arguments& arguments) {
       "shape", po::value<std::string>()->value_name("DxL"),
       "an untrained model of this width and depth instead, as 256x8")(
       "device", po::value<std::string>()->default_value("auto")->value_name("DEVICE"),
-      "auto, cpu, cuda or cuda:N")(
+      "auto, cpu, cuda, cuda:N, cuda:N,N... or cuda:all")(
       "dtype", po::value<std::string>()->default_value("auto")->value_name("TYPE"),
       "on a GPU: bf16 (auto) or f32")(
       "memory", po::value<std::string>()->default_value("4G")->value_name("SIZE"),

@@ -46,6 +46,9 @@ class DeviceExec {
   DType dtype() const;
   const DeviceInfo& info() const;
   void synchronize();
+  // Makes the GPU the calling thread's current one: before work is queued by another thread than the maker's, or
+  // after another GPU's turn.
+  void use() const;
   // Device memory that buffers of this context hold now, and the most they ever held.
   int64_t bytes_in_use() const;
   int64_t peak_bytes() const;
@@ -124,6 +127,11 @@ void copy_to_host(DeviceExec& exec, void* to, const void* from, int64_t bytes);
 void copy_rows_to_host(DeviceExec& exec, void* to, const void* from, int64_t rows, int64_t width,
                        int64_t stride);
 void copy_on_device(DeviceExec& exec, void* to, const void* from, int64_t bytes);
+// Between GPUs, in the stream of the one copied to; through the host where they are not connected.
+void copy_between(DeviceExec& exec, void* to, const DeviceExec& from_exec, const void* from,
+                  int64_t bytes);
+// Lets each of two GPUs reach the other's memory, where they can.
+void connect(const DeviceExec& a, const DeviceExec& b);
 void zero_on_device(DeviceExec& exec, void* to, int64_t bytes);
 
 // f32 host values to the context's dtype (round to nearest even) on the device; waits for the copy.

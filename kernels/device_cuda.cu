@@ -132,12 +132,15 @@ void DeviceExec::synchronize() {
   cuda::check(cudaStreamSynchronize(impl_->stream), *impl_, "computing");
 }
 
+void DeviceExec::use() const {
+  cuda::check(cudaSetDevice(impl_->info.ordinal), *impl_, "choosing the GPU");
+}
+
 DeviceBuffer::DeviceBuffer(DeviceExec& exec, int64_t bytes, const std::string& what)
     : exec_(exec.shared_impl()), bytes_(bytes) {
   if (bytes == 0) return;
   DeviceExec::Impl& impl = exec.impl();
-  // A caller on another thread than the context's maker has the default device set.
-  cuda::check(cudaSetDevice(impl.info.ordinal), impl, "choosing the GPU");
+  exec.use();
   const cudaError_t status = cudaMalloc(&data_, static_cast<size_t>(bytes));
   if (status == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();
@@ -201,6 +204,7 @@ struct DeviceEvent::Impl {
 
 DeviceEvent::DeviceEvent(DeviceExec& exec) : impl_(std::make_unique<Impl>()) {
   impl_->exec = &exec;
+  exec.use();
   cuda::check(cudaEventCreate(&impl_->event), exec.impl(), "making an event");
 }
 DeviceEvent::~DeviceEvent() { cudaEventDestroy(impl_->event); }
@@ -225,6 +229,7 @@ double DeviceEvent::seconds_since(const DeviceEvent& from) const {
 namespace {
 void copy(DeviceExec& exec, void* to, const void* from, int64_t bytes, cudaMemcpyKind kind) {
   if (bytes == 0) return;
+  exec.use();
   cuda::check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, exec.impl().stream),
               exec.impl(), "copying");
 }
@@ -247,8 +252,31 @@ void copy_rows_to_host(DeviceExec& exec, void* to, const void* from, int64_t row
 void copy_on_device(DeviceExec& exec, void* to, const void* from, int64_t bytes) {
   copy(exec, to, from, bytes, cudaMemcpyDeviceToDevice);
 }
+void copy_between(DeviceExec& exec, void* to, const DeviceExec& from_exec, const void* from,
+                  int64_t bytes) {
+  if (bytes == 0) return;
+  cuda::check(cudaMemcpyPeerAsync(to, exec.info().ordinal, from, from_exec.info().ordinal,
+                                  static_cast<size_t>(bytes), exec.impl().stream),
+              exec.impl(), "copying from another GPU");
+}
+void connect(const DeviceExec& a, const DeviceExec& b) {
+  const auto reach = [](const DeviceExec& from, const DeviceExec& to) {
+    int can = 0;
+    if (cudaDeviceCanAccessPeer(&can, from.info().ordinal, to.info().ordinal) != cudaSuccess ||
+        can == 0) {
+      return;
+    }
+    from.use();
+    cudaDeviceEnablePeerAccess(to.info().ordinal, 0);
+  };
+  if (a.info().ordinal == b.info().ordinal) return;
+  reach(a, b);
+  reach(b, a);
+  (void)cudaGetLastError();  // already connected, or not to be: copies go through the host
+}
 void zero_on_device(DeviceExec& exec, void* to, int64_t bytes) {
   if (bytes == 0) return;
+  exec.use();
   cuda::check(cudaMemsetAsync(to, 0, static_cast<size_t>(bytes), exec.impl().stream), exec.impl(),
               "clearing memory");
 }

@@ -37,6 +37,7 @@ DeviceExec::~DeviceExec() = default;
 DType DeviceExec::dtype() const { unreachable(); }
 const DeviceInfo& DeviceExec::info() const { return impl_->info; }
 void DeviceExec::synchronize() { unreachable(); }
+void DeviceExec::use() const { unreachable(); }
 int64_t DeviceExec::bytes_in_use() const { unreachable(); }
 int64_t DeviceExec::peak_bytes() const { unreachable(); }
 
@@ -64,6 +65,8 @@ void copy_rows_to_host(DeviceExec&, void*, const void*, int64_t, int64_t, int64_
   unreachable();
 }
 void copy_on_device(DeviceExec&, void*, const void*, int64_t) { unreachable(); }
+void copy_between(DeviceExec&, void*, const DeviceExec&, const void*, int64_t) { unreachable(); }
+void connect(const DeviceExec&, const DeviceExec&) { unreachable(); }
 void zero_on_device(DeviceExec&, void*, int64_t) { unreachable(); }
 DeviceBuffer upload(DeviceExec&, const float*, int64_t, const std::string&) { unreachable(); }
 DeviceBuffer upload_f32(DeviceExec&, const float*, int64_t, const std::string&) { unreachable(); }

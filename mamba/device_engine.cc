@@ -31,9 +31,8 @@ namespace {
 constexpr int64_t kMostRows = 262144;
 constexpr int64_t kGoodRows = 65536;
 constexpr int64_t kGoodBytes = int64_t{2304} << 20;
-// Passes in flight, each on its own stream. The later one is a layer behind at least: it waits for the
-// carry. While one scans, which takes the arithmetic units, the other multiplies and normalises, which
-// takes the memory.
+// Passes in flight on a GPU, each on its own stream. The later one is a layer behind at least: it waits for the
+// carry. While the last blocks of one's kernel run, the other's fill the GPU. (Four give 1 % more.)
 constexpr int kLanes = 2;
 // Sequences whose ends may lie in one pass: bounds the tables.
 constexpr int64_t kMostSpans = 4096;
@@ -81,46 +80,56 @@ class StatePool {
 
 }  // namespace
 
-// One sequence on a device: the carry where its last segment begins, and the tokens since.
+// One sequence on devices: the carry where its last segment begins, and the tokens since.
 struct DeviceSequence {
-  std::shared_ptr<StatePool> pool;
-  std::shared_ptr<StatePool> sum_pool;
-  float* state = nullptr;
-  std::vector<float*> sums;  // of pooled groups, by slot: D doubles each
+  // Pieces of a pool, given back in the end.
+  struct Pieces {
+    std::shared_ptr<StatePool> pool;
+    std::vector<float*> taken;
+
+    explicit Pieces(std::shared_ptr<StatePool> from) : pool(std::move(from)) {}
+    ~Pieces() {
+      for (float* piece : taken) pool->give_back(piece);
+    }
+    Pieces(const Pieces&) = delete;
+    Pieces& operator=(const Pieces&) = delete;
+    float* take() { return taken.emplace_back(pool->take()); }
+  };
+
+  std::vector<std::unique_ptr<Pieces>> states;  // by stage: one piece each, its layers' states
+  std::vector<std::unique_ptr<Pieces>> sums;  // by stage: of pooled groups by slot, D doubles each
   std::vector<int32_t> tail;
   int32_t turn = 0;  // which of its two conv states is the last (kernels/batch.h)
-
-  DeviceSequence(std::shared_ptr<StatePool> from, std::shared_ptr<StatePool> sums_from)
-      : pool(std::move(from)), sum_pool(std::move(sums_from)), state(pool->take()) {}
-  ~DeviceSequence() {
-    pool->give_back(state);
-    for (float* sum : sums) sum_pool->give_back(sum);
-  }
-  DeviceSequence(const DeviceSequence&) = delete;
-  DeviceSequence& operator=(const DeviceSequence&) = delete;
 };
 
 class DeviceEngine::Impl {
  public:
   Impl(const Model& model, const ComputeDevice& device)
       : model_(model),
-        exec_(device.ordinal, device.dtype),
-        second_(device.ordinal, device.dtype),
         width_(model.config().d_model),
         stride_(padded_width(width_)),
         vocab_(model.config().vocab_size) {
-    upload_model();
+    const int64_t n_layer = model.config().n_layer;
+    const auto gpus = std::min<int64_t>(static_cast<int64_t>(device.ordinals.size()), n_layer);
+    for (int64_t i = 0; i < std::max<int64_t>(1, gpus); ++i) {
+      stages_.push_back(std::make_unique<Stage>(device.ordinals[static_cast<size_t>(i)],
+                                                device.dtype, i * n_layer / gpus,
+                                                (i + 1) * n_layer / gpus));
+      if (i > 0) kernels::connect(stages_[static_cast<size_t>(i - 1)]->exec, stages_.back()->exec);
+      upload_model(*stages_.back());
+    }
     if (device.pass_rows > 0) {
       most_rows_ = std::max<int64_t>(1, device.pass_rows / kSegmentBases) * kSegmentBases;
     }
-    plan_rows(device.memory, device.pass_rows > 0);
+    for (const std::unique_ptr<Stage>& stage : stages_) {
+      plan_rows(*stage, device.memory, device.pass_rows > 0);
+    }
     allocate();
   }
 
   ~Impl() {
     try {
-      exec_.synchronize();  // nothing may still be copied into the buffers that go now
-      second_.synchronize();
+      synchronize();          // nothing may still be copied into the buffers that go now
     } catch (const Error&) {  // NOLINT(bugprone-empty-catch): reported by the call that failed
     }
   }
@@ -128,25 +137,40 @@ class DeviceEngine::Impl {
   SequenceState new_sequence() {
     SequenceState state;
     state.next_log_p.assign(static_cast<size_t>(vocab_), 0.0F);
-    state.device = std::make_shared<DeviceSequence>(pool_, sum_pool_);
-    kernels::zero_on_device(exec_, state.device->state, 4 * pool_->floats());
+    state.device = std::make_shared<DeviceSequence>();
+    for (const std::unique_ptr<Stage>& stage : stages_) {
+      state.device->states.push_back(std::make_unique<DeviceSequence::Pieces>(stage->pool));
+      state.device->sums.push_back(std::make_unique<DeviceSequence::Pieces>(stage->sum_pool));
+      kernels::zero_on_device(stage->exec, state.device->states.back()->take(),
+                              4 * stage->pool->floats());
+    }
     return state;
   }
 
   std::vector<LayerState> read_layers(const SequenceState& state) {
-    std::vector<float> floats(static_cast<size_t>(pool_->floats()));
-    kernels::copy_to_host(exec_, floats.data(), state.device->state, 4 * pool_->floats());
-    exec_.synchronize();
     std::vector<LayerState> layers;
-    for (const Layer& layer : layers_) {
-      layers.push_back(layer.mixer->read_state(floats.data() + layer.state_offset));
+    for (size_t s = 0; s < stages_.size(); ++s) {
+      Stage& stage = *stages_[s];
+      std::vector<float> floats(static_cast<size_t>(stage.pool->floats()));
+      kernels::copy_to_host(stage.exec, floats.data(), state.device->states[s]->taken[0],
+                            4 * stage.pool->floats());
+      stage.exec.synchronize();
+      for (const Layer& layer : stage.layers) {
+        layers.push_back(layer.mixer->read_state(floats.data() + layer.state_offset));
+      }
     }
     return layers;
   }
 
   void forward(std::span<Chunk> chunks, const std::function<void()>& poll);
 
-  int64_t peak_bytes() const { return exec_.peak_bytes() + second_.peak_bytes(); }
+  int64_t peak_bytes() const {
+    int64_t most = 0;
+    for (const std::unique_ptr<Stage>& stage : stages_) {
+      most = std::max(most, stage->exec.peak_bytes() + stage->second.peak_bytes());
+    }
+    return most;
+  }
 
  private:
   struct Norm {
@@ -157,6 +181,35 @@ class DeviceEngine::Impl {
     Norm norm;
     std::unique_ptr<DeviceMixer> mixer;
     int64_t state_offset = 0;
+  };
+
+  // What a GPU has for the pass that it works on in one of its streams.
+  struct Workplace {
+    DeviceBuffer residual;           // [rows, D] f32
+    DeviceBuffer hidden;             // [rows, D]
+    DeviceBuffer workspace;          // of the mixers
+    DeviceBuffer device_log_p;       // [rows]
+    DeviceBuffer device_next_log_p;  // [spans, V]
+    DeviceBuffer device_logits;      // [rows, V], made when asked for
+    DeviceBuffer final_rows;         // [rows, D] f32, the same
+    DeviceBuffer device_tables;
+  };
+
+  // A GPU with its share of the layers.
+  struct Stage {
+    Stage(int ordinal, kernels::DType dtype, int64_t first, int64_t end)
+        : exec(ordinal, dtype), second(ordinal, dtype), first_layer(first), end_layer(end) {}
+    DeviceExec exec;
+    DeviceExec second;  // another stream of the same GPU
+    int64_t first_layer;
+    int64_t end_layer;
+    DeviceBuffer embedding;
+    DeviceBuffer head;
+    Norm final_norm;
+    std::vector<Layer> layers;
+    std::shared_ptr<StatePool> pool;
+    std::shared_ptr<StatePool> sum_pool;
+    Workplace workplaces[kLanes];
   };
 
   // A run of bases of one chunk within a pass.
@@ -180,33 +233,39 @@ class DeviceEngine::Impl {
     int64_t group = 0;
   };
 
-  // Everything of one pass that lives until its results are read.
-  struct Lane {
-    Lane(DeviceExec& stream, size_t layers) : exec(stream), done(stream), pooled(stream) {
-      for (size_t k = 0; k < layers; ++k) {
+  // A pass at one of the GPUs.
+  struct Stop {
+    Stop(Stage& at, DeviceExec& stream, Workplace& buffers)
+        : stage(at),
+          exec(stream),
+          place(buffers),
+          done(stream),
+          taken_over(stream),
+          pooled(stream) {
+      for (size_t k = 0; k < stage.layers.size(); ++k) {
         layer_done.push_back(std::make_unique<kernels::DeviceEvent>(stream));
       }
     }
+    Stage& stage;
     DeviceExec& exec;
+    Workplace& place;
+    PinnedBuffer tables;              // spans, segments, tokens, targets, row list: one copy
+    kernels::DeviceEvent done;        // all of the stage's work
+    kernels::DeviceEvent taken_over;  // the rows of the stage before have been copied here
+    kernels::DeviceEvent pooled;      // the sums of open groups are left behind
+    std::vector<std::unique_ptr<kernels::DeviceEvent>> layer_done;
+  };
+
+  // Everything of one pass that lives until its results are read.
+  struct Lane {
+    std::vector<std::unique_ptr<Stop>> stops;  // by stage
     std::vector<Piece> pieces;
     int64_t rows = 0;
     bool busy = false;
-    kernels::DeviceEvent done;
-    std::vector<std::unique_ptr<kernels::DeviceEvent>> layer_done;
-    DeviceBuffer residual;           // [rows, D] f32
-    DeviceBuffer hidden;             // [rows, D]
-    DeviceBuffer workspace;          // of the mixers
-    DeviceBuffer device_log_p;       // [rows]
-    DeviceBuffer device_next_log_p;  // [spans, V]
-    DeviceBuffer device_logits;      // [rows, V], made when asked for
-    DeviceBuffer final_rows;         // [rows, D] f32, the same
-    PinnedBuffer tables;             // spans, segments, tokens, targets, row list: one copy
-    DeviceBuffer device_tables;
     PinnedBuffer log_p;       // [rows]
     PinnedBuffer next_log_p;  // [spans, V]
     PinnedBuffer logits;      // [rows, V]
     std::vector<TapBuffer> taps;
-    kernels::DeviceEvent pooled;  // the sums of open groups are left behind
     PinnedBuffer groups;
     std::vector<Mean> means;
     PinnedBuffer mean_rows;  // [means, D]
@@ -218,6 +277,7 @@ class DeviceEngine::Impl {
     bool head = false;
     bool final_norm = false;
     int64_t last_layer = 0;
+    size_t last_stage = 0;
     std::vector<int64_t> taps;
     std::optional<int64_t> pooled;  // layer
     bool has(int64_t layer) const {
@@ -225,21 +285,31 @@ class DeviceEngine::Impl {
     }
   };
 
-  void upload_model();
-  void plan_rows(int64_t memory, bool fixed);
+  void upload_model(Stage& stage);
+  void plan_rows(const Stage& stage, int64_t memory, bool fixed);
   void allocate();
-  Norm upload_norm(const NormWeights& norm);
+  static Norm upload_norm(DeviceExec& exec, const NormWeights& norm, int64_t width, int64_t stride);
   void launch(Lane& lane, const Lane* before, std::span<Chunk> chunks, const Wanted& wanted);
+  void launch_stage(Lane& lane, const Lane* before, size_t stage, std::span<Chunk> chunks,
+                    const Wanted& wanted);
+  void launch_head(Lane& lane, Stop& stop, const Wanted& wanted, bool adds_hidden,
+                   const int32_t* targets, const int32_t* row_list, int64_t ends);
   void collect(Lane& lane, std::span<Chunk> chunks, const Wanted& wanted);
-  void copy_tap(Lane& lane, int64_t layer, const float* rows, int64_t stride) const;
-  void pool(Lane& lane, const Lane* before, std::span<Chunk> chunks, const float* rows,
-            int64_t stride);
+  void copy_tap(Lane& lane, Stop& stop, int64_t layer, const float* rows, int64_t stride) const;
+  void pool(Lane& lane, const Lane* before, size_t stage, std::span<Chunk> chunks,
+            const float* rows, int64_t stride);
   void ensure_outputs(Lane& lane, const Wanted& wanted) const;
+  void synchronize() {
+    for (const std::unique_ptr<Stage>& stage : stages_) {
+      stage->exec.synchronize();
+      stage->second.synchronize();
+    }
+  }
 
-  int64_t workspace_bytes(int64_t rows) const {
+  int64_t workspace_bytes(const Stage& stage, int64_t rows) const {
     const int64_t segments = rows / kSegmentBases + kMostSpans;
     int64_t bytes = 0;
-    for (const Layer& layer : layers_) {
+    for (const Layer& layer : stage.layers) {
       bytes = std::max(bytes, layer.mixer->workspace_bytes(rows, std::min(segments, rows)));
     }
     return bytes;
@@ -252,38 +322,34 @@ class DeviceEngine::Impl {
   int64_t most_segments() const { return most_rows_ / kSegmentBases + kMostSpans; }
 
   const Model& model_;
-  DeviceExec exec_;
-  DeviceExec second_;  // the second lane's stream on the same GPU
   int64_t width_;
   int64_t stride_;
   int64_t vocab_;
   int64_t most_rows_ = kMostRows;
-  DeviceBuffer embedding_;
-  DeviceBuffer head_;
-  Norm final_norm_;
-  std::vector<Layer> layers_;
-  std::shared_ptr<StatePool> pool_;
-  std::shared_ptr<StatePool> sum_pool_;
-  std::vector<std::unique_ptr<Lane>> lanes_;
+  std::vector<std::unique_ptr<Stage>> stages_;
+  std::vector<std::unique_ptr<Lane>>
+      lanes_;  // kLanes for each stage: a pass is at one stage at a time
 };
 
-DeviceEngine::Impl::Norm DeviceEngine::Impl::upload_norm(const NormWeights& norm) {
+DeviceEngine::Impl::Norm DeviceEngine::Impl::upload_norm(DeviceExec& exec, const NormWeights& norm,
+                                                         int64_t width, int64_t stride) {
   Norm result;
   const auto padded = [&](const AlignedFloats& values) {
-    const AlignedFloats row = padded_table(values, 1, width_);
-    return kernels::upload_f32(exec_, row.data(), stride_, "weights");
+    const AlignedFloats row = padded_table(values, 1, width);
+    return kernels::upload_f32(exec, row.data(), stride, "weights");
   };
   result.weight = padded(norm.weight);
   if (!norm.bias.empty()) result.bias = padded(norm.bias);
   return result;
 }
 
-void DeviceEngine::Impl::upload_model() {
+void DeviceEngine::Impl::upload_model(Stage& stage) {
+  DeviceExec& exec = stage.exec;
   const auto table = [&](const AlignedFloats& values) {
     const AlignedFloats rows = padded_table(values, vocab_, width_);
-    return kernels::upload_f32(exec_, rows.data(), vocab_ * stride_, "weights");
+    return kernels::upload_f32(exec, rows.data(), vocab_ * stride_, "weights");
   };
-  embedding_ = table(model_.embedding_VD());
+  stage.embedding = table(model_.embedding_VD());
   AlignedFloats head(static_cast<size_t>(vocab_ * width_));
   for (int64_t v = 0; v < vocab_; ++v) {
     for (int64_t d = 0; d < width_; ++d) {
@@ -291,28 +357,29 @@ void DeviceEngine::Impl::upload_model() {
           model_.head_panels()[static_cast<size_t>(kernels::panel_index(v, d, width_))];
     }
   }
-  head_ = table(head);
+  stage.head = table(head);
   int64_t floats = 0;
-  for (const Block& block : model_.blocks()) {
+  for (int64_t k = stage.first_layer; k < stage.end_layer; ++k) {
+    const Block& block = model_.blocks()[static_cast<size_t>(k)];
     Layer layer;
-    layer.norm = upload_norm(block.norm);
-    layer.mixer = block.mixer->upload(exec_);
+    layer.norm = upload_norm(exec, block.norm, width_, stride_);
+    layer.mixer = block.mixer->upload(exec);
     layer.state_offset = floats;
     floats += layer.mixer->state_floats();
-    layers_.push_back(std::move(layer));
+    stage.layers.push_back(std::move(layer));
   }
-  final_norm_ = upload_norm(model_.final_norm());
-  pool_ = std::make_shared<StatePool>(exec_, floats);
-  sum_pool_ = std::make_shared<StatePool>(exec_, 2 * width_);
+  stage.final_norm = upload_norm(exec, model_.final_norm(), width_, stride_);
+  stage.pool = std::make_shared<StatePool>(exec, floats);
+  stage.sum_pool = std::make_shared<StatePool>(exec, 2 * width_);
 }
 
-void DeviceEngine::Impl::plan_rows(int64_t memory, bool fixed) {
-  const int64_t element = kernels::dtype_bytes(exec_.dtype());
+void DeviceEngine::Impl::plan_rows(const Stage& stage, int64_t memory, bool fixed) {
+  const int64_t element = kernels::dtype_bytes(stage.exec.dtype());
   const auto needed = [&](int64_t rows) {
     // Taps of the final norm and logits, which not every call asks for, are counted too; so are sums of
     // pooled rows, a slab of them.
-    return exec_.bytes_in_use() + second_.bytes_in_use() + 3 * kSlabBytes +
-           kLanes * (workspace_bytes(rows) + kMostSpans * 64 + 4 * (2 * rows + kMostSpans) +
+    return stage.exec.bytes_in_use() + stage.second.bytes_in_use() + 3 * kSlabBytes +
+           kLanes * (workspace_bytes(stage, rows) + kMostSpans * 64 + 4 * (2 * rows + kMostSpans) +
                      rows * (stride_ * (4 + element) + 4 * width_ + 4 * vocab_ + 4));
   };
   while (!fixed && most_rows_ > kGoodRows && needed(most_rows_) > kGoodBytes) most_rows_ /= 2;
@@ -324,7 +391,7 @@ void DeviceEngine::Impl::plan_rows(int64_t memory, bool fixed) {
     std::snprintf(text, sizeof text,
                   "cuda:%d: the model and %lld bases need %.0f MiB of GPU memory, --memory allows "
                   "%.0f MiB; raise --memory",
-                  exec_.info().ordinal, static_cast<long long>(most_rows_),
+                  stage.exec.info().ordinal, static_cast<long long>(most_rows_),
                   static_cast<double>(needed(most_rows_)) / (1 << 20),
                   static_cast<double>(memory) / (1 << 20));
     throw ResourceError(text);
@@ -332,17 +399,27 @@ void DeviceEngine::Impl::plan_rows(int64_t memory, bool fixed) {
 }
 
 void DeviceEngine::Impl::allocate() {
-  const int64_t element = kernels::dtype_bytes(exec_.dtype());
-  for (int i = 0; i < kLanes; ++i) {
-    DeviceExec& exec = i == 0 ? exec_ : second_;
-    auto lane = std::make_unique<Lane>(exec, layers_.size());
-    lane->residual = DeviceBuffer(exec, 4 * most_rows_ * stride_, "the residual stream");
-    lane->hidden = DeviceBuffer(exec, element * most_rows_ * stride_, "activations");
-    lane->workspace = DeviceBuffer(exec, workspace_bytes(most_rows_), "activations");
-    lane->device_log_p = DeviceBuffer(exec, 4 * most_rows_, "log-likelihoods");
-    lane->device_next_log_p = DeviceBuffer(exec, 4 * kMostSpans * vocab_, "log-likelihoods");
-    lane->tables = PinnedBuffer(table_bytes());
-    lane->device_tables = DeviceBuffer(exec, table_bytes(), "tables");
+  for (const std::unique_ptr<Stage>& stage : stages_) {
+    const int64_t element = kernels::dtype_bytes(stage->exec.dtype());
+    for (int i = 0; i < kLanes; ++i) {
+      DeviceExec& exec = i == 0 ? stage->exec : stage->second;
+      Workplace& place = stage->workplaces[i];
+      place.residual = DeviceBuffer(exec, 4 * most_rows_ * stride_, "the residual stream");
+      place.hidden = DeviceBuffer(exec, element * most_rows_ * stride_, "activations");
+      place.workspace = DeviceBuffer(exec, workspace_bytes(*stage, most_rows_), "activations");
+      place.device_log_p = DeviceBuffer(exec, 4 * most_rows_, "log-likelihoods");
+      place.device_next_log_p = DeviceBuffer(exec, 4 * kMostSpans * vocab_, "log-likelihoods");
+      place.device_tables = DeviceBuffer(exec, table_bytes(), "tables");
+    }
+  }
+  for (size_t i = 0; i < kLanes * stages_.size(); ++i) {
+    auto lane = std::make_unique<Lane>();
+    for (const std::unique_ptr<Stage>& stage : stages_) {
+      const size_t stream = i % kLanes;
+      lane->stops.push_back(std::make_unique<Stop>(
+          *stage, stream == 0 ? stage->exec : stage->second, stage->workplaces[stream]));
+      lane->stops.back()->tables = PinnedBuffer(table_bytes());
+    }
     lane->log_p = PinnedBuffer(4 * most_rows_);
     lane->next_log_p = PinnedBuffer(4 * kMostSpans * vocab_);
     lanes_.push_back(std::move(lane));
@@ -350,14 +427,15 @@ void DeviceEngine::Impl::allocate() {
 }
 
 void DeviceEngine::Impl::ensure_outputs(Lane& lane, const Wanted& wanted) const {
+  Stop& last = *lane.stops[wanted.last_stage];
   if (wanted.logits) {
-    if (lane.device_logits.bytes() == 0) {
-      lane.device_logits = DeviceBuffer(lane.exec, 4 * most_rows_ * vocab_, "logits");
+    if (last.place.device_logits.bytes() == 0) {
+      last.place.device_logits = DeviceBuffer(last.exec, 4 * most_rows_ * vocab_, "logits");
     }
     if (lane.logits.bytes() == 0) lane.logits = PinnedBuffer(4 * most_rows_ * vocab_);
   }
-  if (wanted.final_norm && lane.final_rows.bytes() == 0) {
-    lane.final_rows = DeviceBuffer(lane.exec, 4 * most_rows_ * width_, "final embeddings");
+  if (wanted.final_norm && last.place.final_rows.bytes() == 0) {
+    last.place.final_rows = DeviceBuffer(last.exec, 4 * most_rows_ * width_, "final embeddings");
   }
   lane.taps.resize(wanted.taps.size());
   for (size_t i = 0; i < wanted.taps.size(); ++i) {
@@ -366,41 +444,41 @@ void DeviceEngine::Impl::ensure_outputs(Lane& lane, const Wanted& wanted) const 
   }
 }
 
-void DeviceEngine::Impl::copy_tap(Lane& lane, int64_t layer, const float* rows,
+void DeviceEngine::Impl::copy_tap(Lane& lane, Stop& stop, int64_t layer, const float* rows,
                                   int64_t stride) const {
   for (TapBuffer& tap : lane.taps) {
     if (tap.layer != layer) continue;
-    kernels::copy_rows_to_host(lane.exec, tap.host.as<float>(), rows, lane.rows, 4 * width_,
+    kernels::copy_rows_to_host(stop.exec, tap.host.as<float>(), rows, lane.rows, 4 * width_,
                                4 * stride);
   }
 }
 
 // Tables and means lie where the mixers' workspace is, which is free between two of them: as many groups at a
 // time as it has room for.
-void DeviceEngine::Impl::pool(Lane& lane, const Lane* before, std::span<Chunk> chunks,
+void DeviceEngine::Impl::pool(Lane& lane, const Lane* before, size_t stage, std::span<Chunk> chunks,
                               const float* rows, int64_t stride) {
+  Stop& stop = *lane.stops[stage];
+  const DeviceBuffer& workspace = stop.place.workspace;
   const int64_t most =
-      lane.workspace.bytes() / (4 * width_ + static_cast<int64_t>(sizeof(kernels::PoolGroup))) - 1;
-  auto* means = lane.workspace.as<float>();
-  auto* table = lane.workspace.as<std::byte>() + (4 * width_ * most + 15) / 16 * 16;
+      workspace.bytes() / (4 * width_ + static_cast<int64_t>(sizeof(kernels::PoolGroup))) - 1;
+  auto* means = workspace.as<float>();
+  auto* table = workspace.as<std::byte>() + (4 * width_ * most + 15) / 16 * 16;
   std::vector<kernels::PoolGroup> groups;
   int64_t mean = 0;  // counts from every `most`-th group on
   for (const Piece& piece : lane.pieces) {
     const Chunk& chunk = chunks[piece.chunk];
     if (!chunk.pooled) continue;
     SequenceState& state = *chunk.state;
-    std::vector<float*>& sums = state.device->sums;
+    DeviceSequence::Pieces& sums = *state.device->sums[stage];
     const int64_t first = state.position + piece.first;  // base of the piece's first row
     for (const GroupPart& part : state.groups.next_piece(first + piece.rows)) {
-      while (static_cast<int64_t>(sums.size()) < state.groups.slots()) {
-        sums.push_back(sum_pool_->take());
-      }
+      while (static_cast<int64_t>(sums.taken.size()) < state.groups.slots()) sums.take();
       kernels::PoolGroup group;
       group.row = piece.row + part.start - first;
       group.rows = part.end - part.start;
       group.bases = part.bases;
       if (part.slot >= 0) {
-        group.sum_D = reinterpret_cast<double*>(sums[static_cast<size_t>(part.slot)]);
+        group.sum_D = reinterpret_cast<double*>(sums.taken[static_cast<size_t>(part.slot)]);
       }
       if (static_cast<int64_t>(groups.size()) % most == 0) mean = 0;
       if (part.ends) {
@@ -421,27 +499,44 @@ void DeviceEngine::Impl::pool(Lane& lane, const Lane* before, std::span<Chunk> c
   if (!groups.empty())
     std::memcpy(lane.groups.as<void>(), groups.data(), groups.size() * sizeof groups[0]);
   // The pass before has left the sums of its open groups behind.
-  if (before != nullptr) before->pooled.hold(lane.exec);
+  if (before != nullptr) before->stops[stage]->pooled.hold(stop.exec);
   float* to = lane.mean_rows.as<float>();
   for (int64_t from = 0; from < static_cast<int64_t>(groups.size()); from += most) {
     const auto count = std::min(most, static_cast<int64_t>(groups.size()) - from);
-    kernels::copy_to_device(lane.exec, table, lane.groups.as<kernels::PoolGroup>() + from,
+    kernels::copy_to_device(stop.exec, table, lane.groups.as<kernels::PoolGroup>() + from,
                             count * static_cast<int64_t>(sizeof groups[0]));
-    kernels::pool_rows(lane.exec, {lane.rows, width_, stride, rows, count,
+    kernels::pool_rows(stop.exec, {lane.rows, width_, stride, rows, count,
                                    reinterpret_cast<const kernels::PoolGroup*>(table)});
     const auto begin = groups.begin() + from;
     const int64_t ended =
         std::count_if(begin, begin + count, [](const auto& g) { return g.mean_D != nullptr; });
-    kernels::copy_to_host(lane.exec, to, means, 4 * ended * width_);
+    kernels::copy_to_host(stop.exec, to, means, 4 * ended * width_);
     to += ended * width_;
   }
-  lane.pooled.record();
+  stop.pooled.record();
 }
 
 void DeviceEngine::Impl::launch(Lane& lane, const Lane* before, std::span<Chunk> chunks,
                                 const Wanted& wanted) {
   ensure_outputs(lane, wanted);
   lane.means.clear();
+  for (size_t stage = 0; stage <= wanted.last_stage; ++stage) {
+    launch_stage(lane, before, stage, chunks, wanted);
+  }
+  for (const Piece& piece : lane.pieces) {
+    DeviceSequence& sequence = *chunks[piece.chunk].state->device;
+    // A segment begins where the piece does.
+    if (piece.rows >= kSegmentBases) sequence.turn = 1 - sequence.turn;
+  }
+  lane.busy = true;
+}
+
+void DeviceEngine::Impl::launch_stage(Lane& lane, const Lane* before, size_t stage,
+                                      std::span<Chunk> chunks, const Wanted& wanted) {
+  Stop& stop = *lane.stops[stage];
+  Workplace& place = stop.place;
+  DeviceExec& exec = stop.exec;
+  exec.use();
   // Tables, in one block of page-locked memory and one copy.
   std::vector<kernels::DeviceSpan> spans;
   std::vector<int32_t> last_rows;
@@ -450,23 +545,19 @@ void DeviceEngine::Impl::launch(Lane& lane, const Lane* before, std::span<Chunk>
     span.row = piece.row;
     span.length = piece.rows;
     DeviceSequence& sequence = *chunks[piece.chunk].state->device;
-    span.state = sequence.state;
+    span.state = sequence.states[stage]->taken[0];
     span.turn = sequence.turn;
     spans.push_back(span);
     if (piece.last) last_rows.push_back(static_cast<int32_t>(piece.row + piece.rows - 1));
   }
   const std::vector<kernels::DeviceSegment> segments = kernels::cut_segments(spans);
-  for (size_t i = 0; i < spans.size(); ++i) {
-    DeviceSequence& sequence = *chunks[lane.pieces[i].chunk].state->device;
-    if (spans[i].whole_segments > 0) sequence.turn = 1 - sequence.turn;
-  }
-  auto* at = lane.tables.as<std::byte>();
+  auto* at = stop.tables.as<std::byte>();
   const auto put = [&](const auto& values) {
     const size_t bytes = values.size() * sizeof values[0];
-    std::memcpy(at, values.data(), bytes);
-    const auto offset = at - lane.tables.as<std::byte>();
+    if (bytes > 0) std::memcpy(at, values.data(), bytes);
+    const auto offset = at - stop.tables.as<std::byte>();
     at += (bytes + 15) / 16 * 16;
-    return lane.device_tables.as<std::byte>() + offset;
+    return place.device_tables.as<std::byte>() + offset;
   };
   kernels::DeviceBatch batch;
   batch.spans = reinterpret_cast<const kernels::DeviceSpan*>(put(spans));
@@ -478,8 +569,8 @@ void DeviceEngine::Impl::launch(Lane& lane, const Lane* before, std::span<Chunk>
   // Tokens and targets are written where they will be copied from.
   auto* tokens = reinterpret_cast<int32_t*>(at);
   int32_t* targets = tokens + lane.rows;
-  const auto* device_tokens = reinterpret_cast<const int32_t*>(lane.device_tables.as<std::byte>() +
-                                                               (at - lane.tables.as<std::byte>()));
+  const auto* device_tokens = reinterpret_cast<const int32_t*>(place.device_tables.as<std::byte>() +
+                                                               (at - stop.tables.as<std::byte>()));
   const int32_t* device_targets = device_tokens + lane.rows;
   const int32_t n_token = model_.tokenizer().n;
   for (const Piece& piece : lane.pieces) {
@@ -504,12 +595,25 @@ void DeviceEngine::Impl::launch(Lane& lane, const Lane* before, std::span<Chunk>
     }
   }
   at = reinterpret_cast<std::byte*>(targets + lane.rows);
-  kernels::copy_to_device(lane.exec, lane.device_tables.data(), lane.tables.as<std::byte>(),
-                          at - lane.tables.as<std::byte>());
+  kernels::copy_to_device(exec, place.device_tables.data(), stop.tables.as<std::byte>(),
+                          at - stop.tables.as<std::byte>());
 
-  auto* residual = lane.residual.as<float>();
-  kernels::token_embedding(lane.exec, {lane.rows, vocab_, stride_, device_tokens,
-                                       embedding_.as<const float>(), residual});
+  auto* residual = place.residual.as<float>();
+  if (stage == 0) {
+    kernels::token_embedding(exec, {lane.rows, vocab_, stride_, device_tokens,
+                                    stop.stage.embedding.as<const float>(), residual});
+  } else {
+    Stop& from = *lane.stops[stage - 1];
+    from.done.hold(exec);
+    const int64_t element = kernels::dtype_bytes(exec.dtype());
+    kernels::copy_between(exec, residual, from.exec, from.place.residual.data(),
+                          4 * lane.rows * stride_);
+    kernels::copy_between(exec, place.hidden.data(), from.exec, from.place.hidden.data(),
+                          element * lane.rows * stride_);
+    // The next pass in that stream may write there from then on.
+    stop.taken_over.record();
+    stop.taken_over.hold(from.exec);
+  }
   const auto norm_args = [&](const Norm& norm, bool adds) {
     kernels::DeviceAddNormArgs args;
     args.kind = model_.norm_kind();
@@ -517,83 +621,92 @@ void DeviceEngine::Impl::launch(Lane& lane, const Lane* before, std::span<Chunk>
     args.d_model = width_;
     args.stride = stride_;
     args.eps = static_cast<float>(model_.config().norm_eps);
-    args.hidden_LD = adds ? lane.hidden.data() : nullptr;
+    args.hidden_LD = adds ? place.hidden.data() : nullptr;
     args.residual_LD = residual;
     args.weight_D = norm.weight.as<const float>();
     args.bias_D = norm.bias.as<const float>();
     return args;
   };
   const auto serve_taps = [&](int64_t layer, const float* rows, int64_t stride) {
-    copy_tap(lane, layer, rows, stride);
-    if (layer == wanted.pooled) pool(lane, before, chunks, rows, stride);
+    copy_tap(lane, stop, layer, rows, stride);
+    if (layer == wanted.pooled) pool(lane, before, stage, chunks, rows, stride);
   };
-  for (int64_t k = 0; k < wanted.last_layer; ++k) {
-    const Layer& layer = layers_[static_cast<size_t>(k)];
+  const int64_t end_layer = std::min(stop.stage.end_layer, wanted.last_layer);
+  for (int64_t k = stop.stage.first_layer; k < end_layer; ++k) {
+    const auto index = static_cast<size_t>(k - stop.stage.first_layer);
+    const Layer& layer = stop.stage.layers[index];
     kernels::DeviceAddNormArgs norm = norm_args(layer.norm, k > 0);
-    norm.out_LD = lane.hidden.data();
-    kernels::add_norm(lane.exec, norm);
+    norm.out_LD = place.hidden.data();
+    kernels::add_norm(exec, norm);
     serve_taps(k, residual, stride_);
     DeviceMixerCall call;
     call.batch = batch;
-    call.input_LD = lane.hidden.data();
-    call.out_LD = lane.hidden.data();
-    call.workspace = lane.workspace.as<std::byte>();
+    call.input_LD = place.hidden.data();
+    call.out_LD = place.hidden.data();
+    call.workspace = place.workspace.as<std::byte>();
     call.state_offset = layer.state_offset;
     // The pass before has left this layer's states behind.
-    if (before != nullptr) before->layer_done[static_cast<size_t>(k)]->hold(lane.exec);
-    layer.mixer->forward(lane.exec, call);
-    lane.layer_done[static_cast<size_t>(k)]->record();
+    if (before != nullptr) before->stops[stage]->layer_done[index]->hold(exec);
+    layer.mixer->forward(exec, call);
+    stop.layer_done[index]->record();
   }
   // The head adds the last hidden rows itself, unless a tap needs the stream or the final norm.
-  const bool tapped = wanted.has(kFinalLayer) || wanted.has(wanted.last_layer);
+  const bool tapped =
+      stage == wanted.last_stage && (wanted.has(kFinalLayer) || wanted.has(wanted.last_layer));
   if (tapped) {
-    kernels::DeviceAddNormArgs norm = norm_args(final_norm_, wanted.last_layer > 0);
-    if (wanted.final_norm) norm.out_f32_LD = lane.final_rows.as<float>();
-    kernels::add_norm(lane.exec, norm);
+    kernels::DeviceAddNormArgs norm = norm_args(stop.stage.final_norm, wanted.last_layer > 0);
+    if (wanted.final_norm) norm.out_f32_LD = place.final_rows.as<float>();
+    kernels::add_norm(exec, norm);
     serve_taps(wanted.last_layer, residual, stride_);
-    if (wanted.final_norm) serve_taps(kFinalLayer, lane.final_rows.as<const float>(), width_);
+    if (wanted.final_norm) serve_taps(kFinalLayer, place.final_rows.as<const float>(), width_);
   }
-  if (wanted.head) {
-    kernels::DeviceHeadArgs head;
-    head.norm = model_.norm_kind();
-    head.rows = lane.rows;
-    head.d_model = width_;
-    head.stride = stride_;
-    head.vocab_size = vocab_;
-    head.eps = static_cast<float>(model_.config().norm_eps);
-    head.hidden_LD = tapped || wanted.last_layer == 0 ? nullptr : lane.hidden.data();
-    head.residual_LD = residual;
-    head.norm_weight_D = final_norm_.weight.as<const float>();
-    head.norm_bias_D = final_norm_.bias.as<const float>();
-    head.weight_VD = head_.as<const float>();
-    if (!last_rows.empty()) {
-      kernels::DeviceHeadArgs next = head;
-      next.rows = static_cast<int64_t>(last_rows.size());
-      next.row_list = row_list;
-      next.log_p_LV = lane.device_next_log_p.as<float>();
-      kernels::head_log_likelihood(lane.exec, next);
-      kernels::copy_to_host(lane.exec, lane.next_log_p.as<float>(), lane.device_next_log_p.data(),
-                            4 * next.rows * vocab_);
-    }
-    head.target_L = device_targets;
-    head.out_L = lane.device_log_p.as<float>();
-    head.logits_LV = wanted.logits ? lane.device_logits.as<float>() : nullptr;
-    kernels::head_log_likelihood(lane.exec, head);
-    kernels::copy_to_host(lane.exec, lane.log_p.as<float>(), lane.device_log_p.data(),
-                          4 * lane.rows);
-    if (wanted.logits) {
-      kernels::copy_to_host(lane.exec, lane.logits.as<float>(), lane.device_logits.data(),
-                            4 * lane.rows * vocab_);
-    }
+  if (stage == wanted.last_stage && wanted.head) {
+    launch_head(lane, stop, wanted, !tapped && wanted.last_layer > 0, device_targets, row_list,
+                static_cast<int64_t>(last_rows.size()));
   }
-  lane.done.record();
-  lane.busy = true;
+  stop.done.record();
+}
+
+void DeviceEngine::Impl::launch_head(Lane& lane, Stop& stop, const Wanted& wanted, bool adds_hidden,
+                                     const int32_t* targets, const int32_t* row_list,
+                                     int64_t ends) {
+  kernels::DeviceHeadArgs head;
+  head.norm = model_.norm_kind();
+  head.rows = lane.rows;
+  head.d_model = width_;
+  head.stride = stride_;
+  head.vocab_size = vocab_;
+  head.eps = static_cast<float>(model_.config().norm_eps);
+  head.hidden_LD = adds_hidden ? stop.place.hidden.data() : nullptr;
+  head.residual_LD = stop.place.residual.as<const float>();
+  head.norm_weight_D = stop.stage.final_norm.weight.as<const float>();
+  head.norm_bias_D = stop.stage.final_norm.bias.as<const float>();
+  head.weight_VD = stop.stage.head.as<const float>();
+  if (ends > 0) {
+    kernels::DeviceHeadArgs next = head;
+    next.rows = ends;
+    next.row_list = row_list;
+    next.log_p_LV = stop.place.device_next_log_p.as<float>();
+    kernels::head_log_likelihood(stop.exec, next);
+    kernels::copy_to_host(stop.exec, lane.next_log_p.as<float>(),
+                          stop.place.device_next_log_p.data(), 4 * next.rows * vocab_);
+  }
+  head.target_L = targets;
+  head.out_L = stop.place.device_log_p.as<float>();
+  head.logits_LV = wanted.logits ? stop.place.device_logits.as<float>() : nullptr;
+  kernels::head_log_likelihood(stop.exec, head);
+  kernels::copy_to_host(stop.exec, lane.log_p.as<float>(), stop.place.device_log_p.data(),
+                        4 * lane.rows);
+  if (wanted.logits) {
+    kernels::copy_to_host(stop.exec, lane.logits.as<float>(), stop.place.device_logits.data(),
+                          4 * lane.rows * vocab_);
+  }
 }
 
 void DeviceEngine::Impl::collect(Lane& lane, std::span<Chunk> chunks, const Wanted& wanted) {
   if (!lane.busy) return;
   lane.busy = false;
-  lane.done.wait();
+  lane.stops[wanted.last_stage]->done.wait();
   int64_t ends = 0;
   for (const Piece& piece : lane.pieces) {
     Chunk& chunk = chunks[piece.chunk];
@@ -643,7 +756,7 @@ void DeviceEngine::Impl::collect(Lane& lane, std::span<Chunk> chunks, const Want
 }
 
 void DeviceEngine::Impl::forward(std::span<Chunk> chunks, const std::function<void()>& poll) {
-  const auto n_layer = static_cast<int64_t>(layers_.size());
+  const int64_t n_layer = model_.config().n_layer;
   Wanted wanted;
   const auto reach = [&](int64_t layer) {
     wanted.final_norm = wanted.final_norm || layer == kFinalLayer;
@@ -673,8 +786,9 @@ void DeviceEngine::Impl::forward(std::span<Chunk> chunks, const std::function<vo
   }
   wanted.head = wanted.log_likelihood || wanted.logits;
   if (wanted.head) wanted.last_layer = n_layer;
+  while (stages_[wanted.last_stage]->end_layer < wanted.last_layer) ++wanted.last_stage;
 
-  int turn = 0;
+  size_t turn = 0;
   const Lane* before = nullptr;
   Lane* lane = lanes_[0].get();
   lane->pieces.clear();
@@ -684,9 +798,9 @@ void DeviceEngine::Impl::forward(std::span<Chunk> chunks, const std::function<vo
     if (poll) poll();
     launch(*lane, before, chunks, wanted);
     before = lane;
-    turn = (turn + 1) % kLanes;
-    lane = lanes_[static_cast<size_t>(turn)].get();
-    collect(*lane, chunks, wanted);  // the pass before: the GPU computes the one just sent
+    turn = (turn + 1) % lanes_.size();
+    lane = lanes_[turn].get();
+    collect(*lane, chunks, wanted);  // the oldest pass: the GPUs compute the ones after it
     lane->pieces.clear();
     lane->rows = 0;
   };
@@ -719,14 +833,13 @@ void DeviceEngine::Impl::forward(std::span<Chunk> chunks, const std::function<vo
       }
     }
     send();
-    for (int i = 0; i < kLanes; ++i) {  // oldest first
-      collect(*lanes_[static_cast<size_t>((turn + i) % kLanes)], chunks, wanted);
+    for (size_t i = 0; i < lanes_.size(); ++i) {  // oldest first
+      collect(*lanes_[(turn + i) % lanes_.size()], chunks, wanted);
     }
   } catch (...) {
     // Work in flight uses the caller's states: wait before handing them back.
     try {
-      exec_.synchronize();
-      second_.synchronize();
+      synchronize();
     } catch (
         const Error&) {  // NOLINT(bugprone-empty-catch): the first failure is the one to report
     }
@@ -755,13 +868,16 @@ std::vector<LayerState> DeviceEngine::read_layers(const SequenceState& state) {
 }
 int64_t DeviceEngine::peak_bytes() const { return impl_->peak_bytes(); }
 
-int64_t DeviceEngine::host_bytes(const Model& model, int64_t tap_bytes) {
+int64_t DeviceEngine::host_bytes(const Model& model, int64_t gpus, int64_t tap_bytes) {
   constexpr int64_t kRuntime = int64_t{512} << 20;
+  constexpr int64_t kRuntimeNext = int64_t{128} << 20;  // for each further GPU
   // The engine decides the rows when it has seen the GPU; a pass takes about 40 bytes a row and channel of D.
   const int64_t width = model.config().d_model;
   const int64_t rows = std::clamp(kGoodBytes / (kLanes * 40 * width), kGoodRows, kMostRows);
-  return kRuntime +
-         kLanes * (rows * (12 + tap_bytes) + kMostSpans * (64 + 4 * model.config().vocab_size));
+  return kRuntime + (gpus - 1) * kRuntimeNext +
+         gpus * kLanes *
+             (rows * (4 + 8 * gpus + tap_bytes) +
+              kMostSpans * (64 + 4 * model.config().vocab_size));
 }
 
 }  // namespace chromamba::mamba

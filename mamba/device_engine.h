@@ -7,6 +7,11 @@
 // its last tokens, and the next call computes them again from the carry at that base. So every base is
 // computed by the same operations whatever the chunks were, and the scan may work on segments in parallel.
 // The next pass is laid out and copied while the GPU computes.
+//
+// Several GPUs share the layers: each has a run of them, and a pass goes from GPU to GPU as on an assembly line, its
+// residual stream and the last mixer's rows copied over. One sequence keeps all of them busy, its states stay where
+// their layers are, results come in the order of the input, and no GPU needs another's share of the memory. The
+// first passes of a call fill the line: with n GPUs and p passes n - 1 of p + n - 1 steps.
 #pragma once
 
 #include <functional>
@@ -29,7 +34,7 @@ class DeviceEngine {
   std::vector<LayerState> read_layers(const SequenceState& state);
   int64_t peak_bytes() const;  // of device memory
   // Page-locked memory and what the CUDA runtime maps, about.
-  static int64_t host_bytes(const Model& model, int64_t tap_bytes);
+  static int64_t host_bytes(const Model& model, int64_t gpus, int64_t tap_bytes);
 
  private:
   class Impl;

@@ -443,7 +443,9 @@ int64_t Engine::device_peak_bytes() const { return device_ ? device_->peak_bytes
 
 int64_t Engine::workspace_bytes(const Model& model, const ComputeDevice& device, int threads,
                                 int64_t tap_bytes) {
-  if (device.cuda) return DeviceEngine::host_bytes(model, tap_bytes);
+  if (device.cuda) {
+    return DeviceEngine::host_bytes(model, static_cast<int64_t>(device.ordinals.size()), tap_bytes);
+  }
   const int64_t rows = 2 * model.config().d_model + model.config().vocab_size;
   return threads * 4 * (kTileRows * rows + Impl::mixer_workspace(model));
 }

@@ -32,14 +32,14 @@ constexpr int64_t kTileRows = 256;
 // before the final norm, kFinalLayer the output of the final norm.
 constexpr int64_t kFinalLayer = -1;
 
-// What computes: the CPU (or its double reference) with threads, or one GPU.
+// What computes: the CPU (or its double reference) with threads, or GPUs.
 struct ComputeDevice {
   kernels::Backend backend = kernels::Backend::cpu;
   bool cuda = false;
-  // For a GPU alone:
-  int ordinal = 0;
+  // For GPUs alone:
+  std::vector<int> ordinals = {0};             // several share the layers (device_engine.h)
   kernels::DType dtype = kernels::DType::f32;  // of activations and weights
-  int64_t memory = int64_t{4} << 30;           // bound for its memory, bytes
+  int64_t memory = int64_t{4} << 30;           // bound for the memory of each, bytes
   int64_t pass_rows = 0;                       // bases it takes at a time; 0: a good number
 };
 
@@ -108,7 +108,7 @@ class Engine {
   // The state of every layer after the last base seen.
   std::vector<LayerState> layer_states(const SequenceState& state) const;
 
-  // The GPU's memory at its fullest so far; 0 on the CPU.
+  // The memory of the fullest GPU at its fullest so far; 0 on the CPU.
   int64_t device_peak_bytes() const;
 
   // Bytes of host memory that the engine holds besides the model: for planning. `tap_bytes`: what taps bring to

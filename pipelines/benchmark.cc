@@ -213,7 +213,7 @@ nlohmann::json run_device_benchmark(const BenchOptions& options, const mamba::Mo
   report["model"] = model.name();
   report["model_sha256"] = model.sha256();
   {
-    kernels::DeviceExec exec(options.device.ordinal, options.device.dtype);
+    kernels::DeviceExec exec(options.device.ordinals.front(), options.device.dtype);
     const kernels::MachineCeilings ceilings = kernels::measure_device_ceilings(exec);
     report["ceilings"] = {{"gemm_tflops", ceilings.sgemm_flops * 1e-12},
                           {"copy_gbytes_per_s", ceilings.copy_bytes * 1e-9}};

@@ -95,8 +95,11 @@ void require_disk(const std::vector<DiskNeed>& needs) {
 
 int64_t plan_chunk_size(const JobOptions& options, const mamba::Model& model, StreamOptions stream,
                         int64_t regions) {
+  // Several GPUs are an assembly line that each call fills and empties.
+  const auto gpus = static_cast<int64_t>(options.device.ordinals.size());
+  const int64_t device_chunk = kDefaultDeviceChunk * (gpus > 1 ? 2 * gpus : 1);
   stream.chunk_size = options.chunk_size > 0 ? options.chunk_size
-                      : options.device.cuda  ? kDefaultDeviceChunk
+                      : options.device.cuda  ? device_chunk
                                              : kDefaultChunk;
   while (options.chunk_size == 0 && stream.chunk_size > kSmallestChunk &&
          needed_bytes(options, model, stream, regions) > options.memory) {

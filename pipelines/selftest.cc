@@ -78,7 +78,7 @@ std::vector<SelftestCase> run_selftest() {
     for (const kernels::DType dtype : {kernels::DType::f32, kernels::DType::bf16}) {
       mamba::ComputeDevice device;
       device.cuda = true;
-      device.ordinal = info.ordinal;
+      device.ordinals = {info.ordinal};
       device.dtype = dtype;
       const std::vector<float> whole =
           score_golden(model, device, 1, kSelftestLength, kSelftestLength);

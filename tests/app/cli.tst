@@ -137,6 +137,18 @@ a GPU that no machine has
   $ chromamba score ref.fa --device cuda:999 -o x.h5
   exit 3
   err --device cuda:999
+a list of GPUs with one that no machine has
+  $ chromamba score ref.fa --device cuda:998,999 -o x.h5
+  exit 3
+  err --device cuda:998,999
+a GPU twice
+  $ chromamba score ref.fa --device cuda:1,0,1 -o x.h5
+  exit 2
+  err GPU 1 twice
+a list of GPUs with a gap
+  $ chromamba score ref.fa --device cuda:0,,1 -o x.h5
+  exit 2
+  err --device cuda:0,,1
 bad dtype
   $ chromamba score ref.fa --dtype f64 -o x.h5
   exit 2

@@ -89,6 +89,51 @@ TEST_CASE("on a GPU, any chunk size gives the same bits, and so does every run")
   }
 }
 
+TEST_CASE("several GPUs share the layers and give the bits of one") {
+  const Fixture fixture("mamba1_long");
+  for (const ComputeDevice& one :
+       tests::test_devices({kernels::DType::f32, kernels::DType::bf16})) {
+    if (!one.cuda || one.ordinals.size() > 1) continue;
+    INFO(tests::label(one));
+    const int64_t n_layer = fixture.model.config().n_layer;
+    for (const std::vector<int64_t>& layers :
+         std::initializer_list<std::vector<int64_t>>{{0, 1, kFinalLayer}, {0}, {n_layer}}) {
+      const ModelOutputs whole(fixture.model, fixture.tokens, one, 1, 1 << 20, layers);
+      for (const size_t gpus :
+           {2, 3, 20}) {  // some have one layer; of 20 most have none and stay out
+        ComputeDevice several = one;
+        several.ordinals.assign(gpus, one.ordinals[0]);
+        const auto last = kernels::cuda_devices().back().ordinal;
+        for (size_t i = 1; i < gpus; i += 2) several.ordinals[i] = last;
+        several.pass_rows = 2048;
+        INFO(gpus << " GPUs, " << layers.size() << " layers");
+        check_same(ModelOutputs(fixture.model, fixture.tokens, several, 1, 1 << 20, layers), whole);
+        check_same(ModelOutputs(fixture.model, fixture.tokens, several, 1, 20000, layers), whole);
+      }
+    }
+    // A layer alone: GPUs behind it have nothing to do.
+    ComputeDevice two = one;
+    two.ordinals.push_back(kernels::cuda_devices().back().ordinal);
+    two.pass_rows = 2048;
+    const auto n = static_cast<int64_t>(fixture.tokens.size());
+    for (int64_t layer = 0; layer <= n_layer; ++layer) {
+      std::vector<AlignedFloats> rows;
+      for (const ComputeDevice& device : {one, two}) {
+        Engine engine(fixture.model, device, 1);
+        SequenceState state = engine.new_sequence();
+        rows.push_back(poisoned(n * fixture.model.config().d_model));
+        Chunk chunk;
+        chunk.state = &state;
+        chunk.tokens_L = fixture.tokens.data();
+        chunk.length = n;
+        chunk.taps.push_back({layer, rows.back().data()});
+        engine.forward({&chunk, 1});
+      }
+      CHECK(same_bits(rows[0], rows[1]));
+    }
+  }
+}
+
 TEST_CASE("a GPU without room for the model says what it needs") {
   const Fixture fixture("mamba1_ref");
   for (const ComputeDevice& device : tests::test_devices()) {
@@ -97,7 +142,7 @@ TEST_CASE("a GPU without room for the model says what it needs") {
     small.memory = int64_t{20} << 20;
     CHECK_THROWS_AS(Engine(fixture.model, small, 1), ResourceError);
     ComputeDevice absent = device;
-    absent.ordinal = 99;
+    absent.ordinals = {99};
     CHECK_THROWS_AS(Engine(fixture.model, absent, 1), ResourceError);
   }
 }

@@ -104,28 +104,34 @@ inline mamba::ComputeDevice on_reference() {
   return device;
 }
 
-// The CPU, and every GPU of this machine in the types named; says so when there is none.
+// The CPU, the first GPU in the types named, and two GPUs that share the layers (where there is one, it plays both);
+// says so when there is none.
 inline std::vector<mamba::ComputeDevice> test_devices(
     std::initializer_list<kernels::DType> dtypes = {kernels::DType::f32}) {
   std::vector<mamba::ComputeDevice> devices = {on_cpu()};
   std::string why;
-  for (const kernels::DeviceInfo& info : kernels::cuda_devices(&why)) {
-    for (const kernels::DType dtype : dtypes) {
-      mamba::ComputeDevice device;
-      device.cuda = true;
-      device.ordinal = info.ordinal;
-      device.dtype = dtype;
-      devices.push_back(device);
-    }
-    break;  // the first stands for all
+  const std::vector<kernels::DeviceInfo> gpus = kernels::cuda_devices(&why);
+  if (gpus.empty()) {
+    std::printf("SKIPPED on a GPU: %s\n", why.c_str());
+    return devices;
   }
-  if (devices.size() == 1) std::printf("SKIPPED on a GPU: %s\n", why.c_str());
+  for (const kernels::DType dtype : dtypes) {
+    mamba::ComputeDevice device;
+    device.cuda = true;
+    device.dtype = dtype;
+    device.ordinals = {gpus.front().ordinal};
+    devices.push_back(device);
+    device.ordinals.push_back(gpus.back().ordinal);
+    devices.push_back(device);
+  }
   return devices;
 }
 
 inline std::string label(const mamba::ComputeDevice& device) {
   if (!device.cuda) return device.backend == kernels::Backend::cpu ? "cpu" : "reference";
-  return std::string("cuda ") + kernels::dtype_name(device.dtype);
+  std::string text = "cuda";
+  for (const int ordinal : device.ordinals) text += " " + std::to_string(ordinal);
+  return text + ", " + kernels::dtype_name(device.dtype);
 }
 
 // States are kept channels-last; the published ones are [E, K] and [E, N].
