@@ -10,6 +10,7 @@
 #include "kernels/base/error.h"
 #include "kernels/bench_values.h"
 #include "kernels/causal_conv1d.h"
+#include "kernels/conv_project.h"
 #include "kernels/head.h"
 #include "kernels/linear.h"
 #include "kernels/selective_scan.h"
@@ -225,7 +226,7 @@ std::vector<KernelTiming> bench_device_kernels(DeviceExec& exec, const KernelSha
   const auto padded = [](int64_t n) { return (n + 7) / 8 * 8; };
   const int64_t model = padded(s.d_model);
   const int64_t inner = padded(s.d_inner);
-  const int64_t rank = padded(s.dt_rank);
+  const int64_t rank = exec.dtype() == DType::bf16 ? (s.dt_rank + 15) / 16 * 16 : padded(s.dt_rank);
   const int64_t narrow = padded(rank + 2 * s.d_state);
   const auto count = static_cast<double>(rows);
   const double unverified = std::nan("");  // here: the model's own check covers it
@@ -290,9 +291,12 @@ std::vector<KernelTiming> bench_device_kernels(DeviceExec& exec, const KernelSha
             });
   };
   product("in_proj", model, 2 * inner, model, 2 * inner);
-  product("x_proj", inner, narrow, inner, narrow);
-  product("dt_proj", rank, inner, narrow, 2 * inner);
-  product("out_proj", inner, model, 2 * inner, model);
+  const bool fused = conv_project_fits(exec.dtype(), inner, s.d_conv, rank, narrow);
+  if (!fused) {
+    product("x_proj", inner, narrow, inner, narrow);
+    product("dt_proj", rank, inner, narrow, 2 * inner);
+  }
+  product("out_proj", inner, model, fused ? inner : 2 * inner, model);
   double error = 0;
   verify_scan(exec, std::min<int64_t>(inner, 256), s.d_state, true, error);
   {
@@ -310,7 +314,23 @@ std::vector<KernelTiming> bench_device_kernels(DeviceExec& exec, const KernelSha
     zero_on_device(exec, conv_state.data(), conv_state.bytes());
     conv.out_LE = problem.args.out_LE;
     conv.out_stride = inner;
-    if (s.d_conv == 4) {  // the problem's states have room for four taps
+    if (s.d_conv == 4 && fused) {
+      // As the engine has it: u is half of in_proj's rows.
+      const DeviceBuffer xz = random_buffer(exec, rows * 2 * inner, 0, 1, 3);
+      const DeviceBuffer x_weight = random_buffer(exec, narrow * inner, 0, 0.05F, 4);
+      const DeviceBuffer dt_weight = random_buffer(exec, inner * rank, 0, 0.1F, 5);
+      const DeviceBuffer x(exec, rows * narrow * dtype_bytes(exec.dtype()), "benchmark data");
+      const DeviceBuffer dt(exec, rows * inner * dtype_bytes(exec.dtype()), "benchmark data");
+      DeviceConvProjectArgs args{
+          conv,   rank,      narrow, x_weight.data(), dt_weight.data(), x.data(),
+          narrow, dt.data(), inner};
+      args.conv.u_LE = xz.data();
+      args.conv.u_stride = 2 * inner;
+      measure("conv_project", dims(rows, inner),
+              element * count * static_cast<double>(3 * inner + narrow),
+              2.0 * count * static_cast<double>((s.d_conv + narrow + rank) * inner), unverified,
+              [&] { conv_project(exec, args); });
+    } else if (s.d_conv == 4) {  // the problem's states have room for four taps
       measure("causal_conv1d", dims(rows, inner), 2 * element * count * static_cast<double>(inner),
               count * static_cast<double>((2 * s.d_conv + 4) * inner), unverified,
               [&] { causal_conv1d(exec, conv); });

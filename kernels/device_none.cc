@@ -5,6 +5,7 @@
 #include "kernels/add_norm.h"
 #include "kernels/base/error.h"
 #include "kernels/causal_conv1d.h"
+#include "kernels/conv_project.h"
 #include "kernels/device.h"
 #include "kernels/exec.h"
 #include "kernels/head.h"
@@ -76,6 +77,7 @@ void token_embedding(DeviceExec&, const DeviceTokenEmbeddingArgs&) { unreachable
 void add_norm(DeviceExec&, const DeviceAddNormArgs&) { unreachable(); }
 void linear(DeviceExec&, const DeviceLinearArgs&) { unreachable(); }
 void causal_conv1d(DeviceExec&, const DeviceCausalConv1dArgs&) { unreachable(); }
+void conv_project(DeviceExec&, const DeviceConvProjectArgs&) { unreachable(); }
 void selective_scan(DeviceExec&, const DeviceSelectiveScanArgs&) { unreachable(); }
 void head_log_likelihood(DeviceExec&, const DeviceHeadArgs&) { unreachable(); }
 void pool_rows(DeviceExec&, const PoolRowsArgs&) { unreachable(); }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/causal_conv1d.h"
+#include "kernels/conv_project.h"
 #include "kernels/linear.h"
 #include "kernels/selective_scan.h"
 #include "mamba/mamba1_mixer.h"
@@ -41,19 +42,21 @@ class Mamba1Device : public DeviceMixer {
     int64_t d_model, d_inner, d_state, taps, dt_rank;
   };
 
-  Mamba1Device(const Shape& shape)
+  Mamba1Device(const Shape& shape, kernels::DType dtype)
       : shape_(shape),
         model_(padded_width(shape.d_model)),
         inner_(padded_width(shape.d_inner)),
-        rank_(padded_width(shape.dt_rank)),
-        narrow_(padded_width(rank_ + 2 * shape.d_state)) {}
+        rank_(padded(shape.dt_rank, dtype == kernels::DType::bf16 ? 16 : 8)),
+        narrow_(padded_width(rank_ + 2 * shape.d_state)),
+        dtype_bytes_(kernels::dtype_bytes(dtype)),
+        fused_(kernels::conv_project_fits(dtype, inner_, shape.taps, rank_, narrow_)) {}
 
   void forward(DeviceExec& exec, const DeviceMixerCall& call) const override;
   int64_t state_floats() const override {
     return kernels::state_floats(inner_, shape_.d_state, shape_.taps);
   }
   int64_t workspace_bytes(int64_t rows, int64_t segments) const override {
-    return rows * dtype_bytes_ * (3 * inner_ + narrow_) +
+    return rows * dtype_bytes_ * ((fused_ ? 4 : 3) * inner_ + narrow_) +
            4 * kernels::scan_workspace_floats(segments, inner_, shape_.d_state);
   }
   LayerState read_state(const float* floats) const override {
@@ -72,10 +75,9 @@ class Mamba1Device : public DeviceMixer {
     return {unpadded(layout.conv_last, shape_.taps), unpadded(layout.ssm_last, shape_.d_state)};
   }
 
-  // Panels of an [N, K] product as a padded [N', K'] matrix of the context's element type, with its
-  // rows and columns at their places.
-  static DeviceBuffer upload_product(DeviceExec& exec, const AlignedFloats& panels,
-                                     const Places& rows, int64_t padded_rows, const Places& columns,
+  // Panels of an [N, K] product as a padded [N', K'] matrix, with its rows and columns at their places.
+  static AlignedFloats place_product(const AlignedFloats& panels, const Places& rows,
+                                     int64_t padded_rows, const Places& columns,
                                      int64_t padded_columns) {
     AlignedFloats weight(static_cast<size_t>(padded_rows * padded_columns), 0.0F);
     const auto in = static_cast<int64_t>(columns.size());
@@ -86,15 +88,20 @@ class Mamba1Device : public DeviceMixer {
                 kernels::panel_index(static_cast<int64_t>(n), static_cast<int64_t>(k), in))];
       }
     }
+    return weight;
+  }
+  static DeviceBuffer upload_all(DeviceExec& exec, const AlignedFloats& weight) {
     return kernels::upload(exec, weight.data(), static_cast<int64_t>(weight.size()), "weights");
   }
+  static int64_t padded(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
   Shape shape_;
   int64_t model_;   // padded D
   int64_t inner_;   // padded E
   int64_t rank_;    // padded R
   int64_t narrow_;  // width of x_proj's rows: [d, Bmat, Cmat], padded
-  int64_t dtype_bytes_ = 2;
+  int64_t dtype_bytes_;
+  bool fused_;  // convolution, x_proj and dt_proj in one kernel
   // Channels are sorted by how long their slowest state lasts, so that the channels of a warp forget at
   // about the same rate and the scan's first step can leave whole groups out.
   Places channels_;
@@ -113,7 +120,10 @@ void Mamba1Device::forward(DeviceExec& exec, const DeviceMixerCall& call) const 
                                                                       inner_, shape_.d_state);
   std::byte* u = xz + rows * wide * dtype_bytes_;
   std::byte* x_dbl = u + rows * inner_ * dtype_bytes_;
-  std::byte* dt = xz;  // the convolution has consumed u by then; rows 2E apart
+  // dt, and then the scan's outputs: over the convolution's inputs, once it has consumed them; one kernel for both
+  // still reads them.
+  std::byte* dt = fused_ ? x_dbl + rows * narrow_ * dtype_bytes_ : xz;
+  const int64_t dt_stride = fused_ ? inner_ : wide;
 
   kernels::linear(exec, {rows, model_, wide, call.input_LD, model_, in_proj_.data(),
                          in_bias_.data(), xz, wide});
@@ -128,10 +138,16 @@ void Mamba1Device::forward(DeviceExec& exec, const DeviceMixerCall& call) const 
   conv.state = state;
   conv.out_LE = u;
   conv.out_stride = inner_;
-  kernels::causal_conv1d(exec, conv);
-  kernels::linear(exec,
-                  {rows, inner_, narrow_, u, inner_, x_proj_.data(), nullptr, x_dbl, narrow_});
-  kernels::linear(exec, {rows, rank_, inner_, x_dbl, narrow_, dt_proj_.data(), nullptr, dt, wide});
+  if (fused_) {
+    kernels::conv_project(exec, {conv, rank_, narrow_, x_proj_.data(), dt_proj_.data(), x_dbl,
+                                 narrow_, dt, dt_stride});
+  } else {
+    kernels::causal_conv1d(exec, conv);
+    kernels::linear(exec,
+                    {rows, inner_, narrow_, u, inner_, x_proj_.data(), nullptr, x_dbl, narrow_});
+    kernels::linear(exec,
+                    {rows, rank_, inner_, x_dbl, narrow_, dt_proj_.data(), nullptr, dt, dt_stride});
+  }
   kernels::DeviceSelectiveScanArgs scan;
   scan.batch = call.batch;
   scan.channels = inner_;
@@ -139,7 +155,7 @@ void Mamba1Device::forward(DeviceExec& exec, const DeviceMixerCall& call) const 
   scan.u_LE = u;
   scan.u_stride = inner_;
   scan.dt_LE = dt;
-  scan.dt_stride = wide;
+  scan.dt_stride = dt_stride;
   scan.dt_bias_E = dt_bias_.as<const float>();
   scan.A_NE = a_.as<const float>();
   scan.Bmat_LN = x_dbl + rank_ * dtype_bytes_;
@@ -151,9 +167,9 @@ void Mamba1Device::forward(DeviceExec& exec, const DeviceMixerCall& call) const 
   scan.state = state;
   scan.workspace = scan_workspace;
   scan.out_LE = dt;
-  scan.out_stride = wide;
+  scan.out_stride = dt_stride;
   kernels::selective_scan(exec, scan);
-  kernels::linear(exec, {rows, inner_, model_, dt, wide, out_proj_.data(), out_bias_.data(),
+  kernels::linear(exec, {rows, inner_, model_, dt, dt_stride, out_proj_.data(), out_bias_.data(),
                          call.out_LD, model_});
 }
 
@@ -161,8 +177,7 @@ void Mamba1Device::forward(DeviceExec& exec, const DeviceMixerCall& call) const 
 
 std::unique_ptr<DeviceMixer> Mamba1Mixer::upload(kernels::DeviceExec& exec) const {
   auto device = std::make_unique<Mamba1Device>(
-      Mamba1Device::Shape{d_model_, d_inner_, d_state_, d_conv_, dt_rank_});
-  device->dtype_bytes_ = kernels::dtype_bytes(exec.dtype());
+      Mamba1Device::Shape{d_model_, d_inner_, d_state_, d_conv_, dt_rank_}, exec.dtype());
   const int64_t inner = device->inner_;
 
   // Rate of the slowest state with the time step that the bias gives.
@@ -206,20 +221,26 @@ std::unique_ptr<DeviceMixer> Mamba1Mixer::upload(kernels::DeviceExec& exec) cons
     for (size_t i = 0; i < bias.size(); ++i) values[static_cast<size_t>(places[i])] = bias[i];
     return kernels::upload(exec, values.data(), padded, "weights");
   };
-  device->in_proj_ =
-      Mamba1Device::upload_product(exec, in_proj_, wide, 2 * inner, model, device->model_);
+  device->in_proj_ = Mamba1Device::upload_all(
+      exec, Mamba1Device::place_product(in_proj_, wide, 2 * inner, model, device->model_));
   device->in_bias_ = upload_bias(in_bias_, wide, 2 * inner);
   device->conv_ = upload_channels(conv_KE_, d_conv_, 0);
   if (!conv_bias_.empty()) device->conv_bias_ = upload_channels(conv_bias_, 1, 0);
-  device->x_proj_ =
-      Mamba1Device::upload_product(exec, x_proj_, narrow, device->narrow_, channels, inner);
-  device->dt_proj_ = Mamba1Device::upload_product(exec, dt_proj_, channels, inner,
-                                                  in_order(dt_rank_), device->rank_);
+  AlignedFloats x_proj =
+      Mamba1Device::place_product(x_proj_, narrow, device->narrow_, channels, inner);
+  AlignedFloats dt_proj =
+      Mamba1Device::place_product(dt_proj_, channels, inner, in_order(dt_rank_), device->rank_);
+  if (device->fused_) {
+    x_proj = kernels::pack_x_weight(x_proj, device->narrow_, inner);
+    dt_proj = kernels::pack_dt_weight(dt_proj, inner, device->rank_);
+  }
+  device->x_proj_ = Mamba1Device::upload_all(exec, x_proj);
+  device->dt_proj_ = Mamba1Device::upload_all(exec, dt_proj);
   device->dt_bias_ = upload_channels(dt_bias_, 1, 0);
   device->a_ = upload_channels(A_NE_, d_state_, -1);
   device->skip_ = upload_channels(D_skip_, 1, 0);
-  device->out_proj_ =
-      Mamba1Device::upload_product(exec, out_proj_, model, device->model_, channels, inner);
+  device->out_proj_ = Mamba1Device::upload_all(
+      exec, Mamba1Device::place_product(out_proj_, model, device->model_, channels, inner));
   device->out_bias_ = upload_bias(out_bias_, model, device->model_);
   return device;
 }

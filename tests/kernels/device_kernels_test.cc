@@ -3,7 +3,9 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/conv_project.h"
 #include "kernels/head.h"
+#include "kernels/linear.h"
 #include "kernels/token_embedding.h"
 #include "tests/kernels/kernel_test.h"
 #include "tests/random_values.h"
@@ -289,6 +291,141 @@ TEST_CASE("GPU scan: a sequence's results do not depend on the others of the bat
         },
         dtype);
   }
+}
+
+// A fused pass and its three parts from the same inputs.
+struct ConvProject {
+  static constexpr int64_t kTaps = 4;
+
+  ConvProject(DeviceExec& on, int64_t l, int64_t e, int64_t r, int64_t w, bool reverse)
+      : exec(on), length(l), channels(e), rank(r), width(w) {
+    x_weight = rounded(random_values(w * e, 31));
+    dt_weight = rounded(random_values(e * r, 32));
+    DeviceSpan span;
+    span.length = length;
+    const int64_t floats = state_floats(channels, 0, kTaps);
+    states = random_values(floats, 33);
+    span.state = up_f32(states);
+    std::vector<DeviceSpan> spans = {span};
+    const std::vector<DeviceSegment> segments = cut_segments(spans);
+    args.conv.batch.spans = table(spans);
+    args.conv.batch.segments = table(segments);
+    args.conv.batch.rows = length;
+    args.conv.batch.span_count = 1;
+    args.conv.batch.segment_count = static_cast<int64_t>(segments.size());
+    args.conv.channels = channels;
+    args.conv.taps = kTaps;
+    args.conv.reverse = reverse;
+    args.conv.u_LE = up(random_values(length * 2 * channels, 34));
+    args.conv.u_stride = 2 * channels;
+    args.conv.weight_KE = up_f32(random_values(kTaps * channels, 35));
+    args.conv.bias_E = up_f32(random_values(channels, 36));
+    args.conv.state = state_layout(0, channels, 0, kTaps);
+    args.conv.out_LE = up(poisoned(length * channels));
+    args.conv.out_stride = channels;
+    args.rank = rank;
+    args.width = width;
+    args.x_LW = up(poisoned(length * width));
+    args.x_stride = width;
+    args.dt_LE = up(poisoned(length * channels));
+    args.dt_stride = channels;
+  }
+
+  void fused() {
+    args.x_weight = up(pack_x_weight(x_weight, width, channels));
+    args.dt_weight = up(pack_dt_weight(dt_weight, channels, rank));
+    conv_project(exec, args);
+  }
+  void parts() {
+    causal_conv1d(exec, args.conv);
+    linear(exec, {length, channels, width, args.conv.out_LE, channels, up(x_weight), nullptr,
+                  args.x_LW, width});
+    linear(exec, {length, rank, channels, args.x_LW, width, up(dt_weight), nullptr, args.dt_LE,
+                  channels});
+  }
+  AlignedFloats read(const void* from, int64_t n) {
+    AlignedFloats values(static_cast<size_t>(n));
+    download(exec, from, n, values.data());
+    return values;
+  }
+  AlignedFloats u() { return read(args.conv.out_LE, length * channels); }
+  AlignedFloats x() { return read(args.x_LW, length * width); }
+  AlignedFloats dt() { return read(args.dt_LE, length * channels); }
+  AlignedFloats state() {
+    AlignedFloats values(states.size());
+    copy_to_host(exec, values.data(), buffers.front().data(),
+                 4 * static_cast<int64_t>(values.size()));
+    exec.synchronize();
+    return values;
+  }
+
+  void* up(const AlignedFloats& values) {
+    buffers.push_back(upload(exec, values.data(), static_cast<int64_t>(values.size()), "a test"));
+    return buffers.back().data();
+  }
+  float* up_f32(const AlignedFloats& values) {
+    buffers.push_back(
+        upload_f32(exec, values.data(), static_cast<int64_t>(values.size()), "a test"));
+    return buffers.back().as<float>();
+  }
+  template <typename T>
+  const T* table(const std::vector<T>& values) {
+    const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
+    buffers.emplace_back(exec, bytes, "a test");
+    copy_to_device(exec, buffers.back().data(), values.data(), bytes);
+    exec.synchronize();
+    return buffers.back().as<const T>();
+  }
+
+  DeviceExec& exec;
+  int64_t length, channels, rank, width;
+  AlignedFloats x_weight, dt_weight, states;
+  std::vector<DeviceBuffer> buffers;
+  DeviceConvProjectArgs args;
+};
+
+TEST_CASE("GPU convolution with its projections agrees with the three kernels apart") {
+  on_gpu(
+      [&](DeviceTarget& target) {
+        for (const int64_t channels : {128, 256, 384, 512}) {
+          for (const int64_t rank : {16, 48}) {
+            const int64_t width = rank + 32 + 8;
+            REQUIRE(conv_project_fits(DType::bf16, channels, 4, rank, width));
+            for (const int64_t length : {1, 2, 31, 33, 512, 1100}) {
+              for (const bool reverse : {false, true}) {
+                INFO("E " << channels << ", R " << rank << ", L " << length
+                          << (reverse ? ", reverse" : ""));
+                ConvProject one(target.exec, length, channels, rank, width, reverse);
+                ConvProject apart(target.exec, length, channels, rank, width, reverse);
+                one.fused();
+                apart.parts();
+                CHECK(same_bits(one.u(), apart.u()));
+                CHECK(same_bits(one.state(), apart.state()));
+                CHECK(relative_error(one.x(), apart.x()) <= tests::kBf16Kernel);
+                CHECK(relative_error(one.dt(), apart.dt()) <= tests::kBf16Kernel);
+              }
+            }
+          }
+        }
+        // Rows do not depend on how many there are.
+        ConvProject whole(target.exec, 700, 512, 16, 48, false);
+        ConvProject start(target.exec, 700, 512, 16, 48, false);
+        whole.fused();
+        start.args.conv.batch.rows = 333;
+        std::vector<DeviceSpan> span(1);
+        span[0].length = 333;
+        span[0].state = start.buffers.front().as<float>();
+        const std::vector<DeviceSegment> segments = cut_segments(span);
+        start.args.conv.batch.spans = start.table(span);
+        start.args.conv.batch.segments = start.table(segments);
+        start.args.conv.batch.segment_count = 1;
+        start.fused();
+        const AlignedFloats dt = whole.dt();
+        const AlignedFloats first = start.dt();
+        CHECK(same_bits(AlignedFloats(first.begin(), first.begin() + 333 * 512),
+                        AlignedFloats(dt.begin(), dt.begin() + 333 * 512)));
+      },
+      DType::bf16);
 }
 
 TEST_CASE("GPU head: ln p, logits and the whole distribution from the residual stream") {
