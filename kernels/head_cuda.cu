@@ -8,7 +8,7 @@ namespace {
 constexpr int kWarps = 4;
 // Rows a warp takes at a time, so that one read of the head's weights serves several rows, and
 // vocabulary entries whose partial sums are reduced together.
-constexpr int kRows = 4;
+constexpr int kRows = 2;
 constexpr int kEntries = 8;
 
 // Sums each of kEntries values over the lanes of a warp; a lane comes out with the sum of one of them,
@@ -59,6 +59,9 @@ __global__ void __launch_bounds__(32 * kWarps) head_kernel(DeviceHeadArgs args) 
     if (hidden != nullptr) hidden += row * args.stride;
     part[r] = cuda::load_row<kVectors, T>(args.residual_LD + row * args.stride, hidden, args.stride,
                                           lane);
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {  // apart, so that all loads are on their way first
     cuda::norm_row(part[r], args.norm, args.d_model, args.stride, args.eps, args.norm_weight_D,
                    args.norm_bias_D, lane);
   }

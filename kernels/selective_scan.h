@@ -59,7 +59,7 @@ void selective_scan(Exec& exec, const SelectiveScanArgs& args);
 // channels of one segment (batch.h); Bmat and Cmat of 32 bases wait in shared memory.
 //
 //   1  end of each segment from a zero state, walking it backwards: h = Σ_t exp(A·S_t)·Δ_t·u_t·B_t with S_t
-//      the sum of Δ after t. Groups of states whose factor fell below 2^-24 (f32: 2^-48) for the whole warp are
+//      the sum of Δ after t. Groups of states whose factor fell below 2^-17 (f32: 2^-48) for the whole warp are
 //      left out, and the walk ends when all are: fast-decaying states cost little.
 //   2  carry over segments: h0[k + 1] = exp(A·S)·h0[k] + end[k], one thread a state
 //   3  every segment forward from its h0: outputs, and the state after the span's last base

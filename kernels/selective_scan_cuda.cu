@@ -13,10 +13,10 @@ constexpr int kThreads = 128;
 template <typename T>
 constexpr int kTileBases = 64 / static_cast<int>(sizeof(T));
 
-// Factors below 2^kNegligible add less to a state than its type's inputs are known to, unless an input
-// is 2^24 times its successors.
+// Factors below 2^kNegligible add less to a state than the inputs of its type are known to (bf16: to 2^-9), unless an
+// input is 2^17 times (f32: 2^48) its successors.
 template <typename T>
-constexpr float kNegligible = sizeof(T) == 2 ? -24.0F : -48.0F;
+constexpr float kNegligible = sizeof(T) == 2 ? -17.0F : -48.0F;
 
 // 2^(a·b) for a·b <= 0: on the special-function unit in bf16; in f32 on the multiply-add units, where
 // the product is never rounded, so that a chain of 10^5 factors near 1 keeps its 7 digits. (In bf16, polynomials

@@ -62,26 +62,25 @@ run mamba_tests "$programs/mamba_tests"
 run selftest "$programs/chromamba" selftest
 grep 'cuda' "$results/selftest.log" "$results/mamba_tests.log" | sed 's/^[^:]*://' || true
 if [ "$sanitize" = yes ]; then
-  check() {
-    local name=$1
-    shift
-    run "$name" compute-sanitizer --tool "${name%%-*}" --error-exitcode 9 "$@"
-    grep -h 'SUMMARY' "$results/$name.log" || true
-  }
   score=("$programs/chromamba" score test_data/lambda.fa --device cuda --quiet -o "$results/lambda.tsv")
-  check memcheck "$programs/kernels_tests" 'GPU*'
-  check memcheck-model "${score[@]}"
-  check racecheck "$programs/kernels_tests" 'GPU*'
+  run memcheck compute-sanitizer --tool memcheck --error-exitcode 9 "$programs/kernels_tests" 'GPU*'
+  run memcheck-model compute-sanitizer --tool memcheck --error-exitcode 9 "${score[@]}"
   # racecheck does not follow the barriers of bulk copies in cuBLAS's own kernels (nvjet) and reports
   # races there; one in any other kernel is ours.
-  compute-sanitizer --tool racecheck --print-limit 10000 "${score[@]}" >"$results/race.log" 2>&1 || true
-  if grep 'Race reported' "$results/race.log" | grep -qv nvjet || ! grep -q 'RACECHECK SUMMARY' "$results/race.log"; then
-    echo "FAILED  racecheck-model"
-    grep 'Race reported' "$results/race.log" | grep -v nvjet | head -5
-    failed=1
-  else
-    echo "passed  racecheck-model (reports in cuBLAS only: $(grep -c 'Race reported' "$results/race.log"))"
-  fi
+  racecheck() {
+    local name=$1
+    shift
+    compute-sanitizer --tool racecheck --print-limit 10000 "$@" >"$results/$name.log" 2>&1 || true
+    if grep 'Race reported' "$results/$name.log" | grep -qv nvjet || ! grep -q 'RACECHECK SUMMARY' "$results/$name.log"; then
+      echo "FAILED  $name"
+      grep 'Race reported' "$results/$name.log" | grep -v nvjet | head -5
+      failed=1
+    else
+      echo "passed  $name (reports in cuBLAS only: $(grep -c 'Race reported' "$results/$name.log"))"
+    fi
+  }
+  racecheck racecheck "$programs/kernels_tests" 'GPU*'
+  racecheck racecheck-model "${score[@]}"
 fi
 if [ $failed -ne 0 ]; then
   echo "run_gpu.sh: something failed; nothing was timed" >&2
