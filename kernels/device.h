@@ -88,7 +88,7 @@ class PinnedBuffer {
  public:
   PinnedBuffer() = default;
   explicit PinnedBuffer(int64_t bytes);
-  ~PinnedBuffer();
+  ~PinnedBuffer();  // NOLINT(performance-trivially-destructible): with CUDA it frees
   PinnedBuffer(PinnedBuffer&& other) noexcept;
   PinnedBuffer& operator=(PinnedBuffer&& other) noexcept;
 
