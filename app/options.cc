@@ -131,7 +131,8 @@ void add_machine_group(CommandLine& line) {
       "f32")("threads,@", po::value<std::string>()->value_name("N"),
              "compute threads (default: all this process may use)")(
       "chunk-size", po::value<std::string>()->value_name("N"),
-      "bases in a buffer (default 65,536, or 524,288 on a GPU; less when --memory asks for it); "
+      "bases in a buffer (default 65,536, 524,288 on a GPU, more on several; less when --memory "
+      "asks for it); "
       "never "
       "changes a result")(
       "memory", po::value<std::string>()->default_value("4G")->value_name("SIZE"),

@@ -128,12 +128,29 @@ TEST_CASE("GPU scan: segments whose states decay to nothing leave them out, and 
   });
 }
 
+// A test's inputs and outputs on the device.
+struct OnDevice {
+  explicit OnDevice(DeviceExec& on) : exec(on) {}
+
+  template <typename T>
+  const T* table(const std::vector<T>& values) {
+    const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
+    buffers.emplace_back(exec, bytes, "a test");
+    copy_to_device(exec, buffers.back().data(), values.data(), bytes);
+    exec.synchronize();
+    return buffers.back().as<const T>();
+  }
+
+  DeviceExec& exec;
+  std::vector<DeviceBuffer> buffers;
+};
+
 // Several sequences in one batch, with snapshots.
-struct Batch {
+struct Batch : OnDevice {
   static constexpr int64_t kChannels = 72;
   static constexpr int64_t kStates = 16;
 
-  Batch(DeviceTarget& target, const std::vector<int64_t>& lengths) : exec(target.exec) {
+  Batch(DeviceTarget& target, const std::vector<int64_t>& lengths) : OnDevice(target.exec) {
     int64_t rows = 0;
     for (const int64_t n : lengths) rows += n;
     scan = std::make_unique<Scan>(rows, kChannels, kStates);
@@ -188,14 +205,6 @@ struct Batch {
   static int64_t count(const std::vector<T>& values) {
     return static_cast<int64_t>(values.size());
   }
-  template <typename T>
-  const T* table(const std::vector<T>& values) {
-    const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
-    buffers.emplace_back(exec, bytes, "a test");
-    copy_to_device(exec, buffers.back().data(), values.data(), bytes);
-    exec.synchronize();
-    return buffers.back().as<const T>();
-  }
   AlignedFloats run() {
     selective_scan(exec, args);
     AlignedFloats out(static_cast<size_t>(args.batch.rows * kChannels));
@@ -203,12 +212,10 @@ struct Batch {
     return out;
   }
 
-  DeviceExec& exec;
   std::unique_ptr<Scan> scan;
   std::vector<DeviceSpan> spans;
   std::vector<DeviceSegment> segments;
   DeviceBuffer states;
-  std::vector<DeviceBuffer> buffers;
   DeviceSelectiveScanArgs args;
 };
 
@@ -294,11 +301,11 @@ TEST_CASE("GPU scan: a sequence's results do not depend on the others of the bat
 }
 
 // A fused pass and its three parts from the same inputs.
-struct ConvProject {
+struct ConvProject : OnDevice {
   static constexpr int64_t kTaps = 4;
 
   ConvProject(DeviceExec& on, int64_t l, int64_t e, int64_t r, int64_t w, bool reverse)
-      : exec(on), length(l), channels(e), rank(r), width(w) {
+      : OnDevice(on), length(l), channels(e), rank(r), width(w) {
     x_weight = rounded(random_values(w * e, 31));
     dt_weight = rounded(random_values(e * r, 32));
     DeviceSpan span;
@@ -368,19 +375,9 @@ struct ConvProject {
         upload_f32(exec, values.data(), static_cast<int64_t>(values.size()), "a test"));
     return buffers.back().as<float>();
   }
-  template <typename T>
-  const T* table(const std::vector<T>& values) {
-    const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
-    buffers.emplace_back(exec, bytes, "a test");
-    copy_to_device(exec, buffers.back().data(), values.data(), bytes);
-    exec.synchronize();
-    return buffers.back().as<const T>();
-  }
 
-  DeviceExec& exec;
   int64_t length, channels, rank, width;
   AlignedFloats x_weight, dt_weight, states;
-  std::vector<DeviceBuffer> buffers;
   DeviceConvProjectArgs args;
 };
 
