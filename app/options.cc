@@ -123,9 +123,8 @@ void add_model_group(CommandLine& line) {
 void add_machine_group(CommandLine& line) {
   line.group("Machine").add_options()(
       "device", po::value<std::string>()->default_value("auto")->value_name("DEVICE"),
-      "auto (a GPU where there is one), cpu, cuda, cuda:N, cuda:N,N... or cuda:all (several GPUs "
-      "share "
-      "the model's layers), or reference (double precision, slow)")(
+      "auto (a GPU where there is one), cpu, cuda, cuda:N, cuda:N,N... or cuda:all (several "
+      "GPUs share the model's layers), or reference (double precision, slow)")(
       "dtype", po::value<std::string>()->default_value("auto")->value_name("TYPE"),
       "activations and weights on a GPU: bf16 (what auto means there) or f32; the CPU computes in "
       "f32")("threads,@", po::value<std::string>()->value_name("N"),

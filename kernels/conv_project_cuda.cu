@@ -33,8 +33,10 @@ __device__ __forceinline__ unsigned pack_pair(float low, float high) {
   return *reinterpret_cast<const unsigned*>(&pair);
 }
 
-// kTiles x 16 rows are multiplied at a time.
-template <int kTaps, int kTiles>
+// So many x 16 rows are multiplied at a time.
+constexpr int kTiles = 4;
+
+template <int kTaps>
 __global__ void __launch_bounds__(kMostThreads, 2)
     conv_project_kernel(DeviceConvProjectArgs args, int rows, int blocks_per_segment) {
   extern __shared__ __align__(16) unsigned char shared[];
@@ -154,22 +156,16 @@ __global__ void __launch_bounds__(kMostThreads, 2)
 template <int kTaps>
 void launch(DeviceExec& exec, const DeviceConvProjectArgs& args) {
   const int threads_e = static_cast<int>(args.conv.channels) / cuda::kConvChannels;
-  const int runs = threads_e < kMostThreads ? kMostThreads / threads_e : 1;
+  const int runs = kMostThreads / threads_e;  // 2 or more: rows are whole products
   const int rows = runs * kRunRows;
   const int blocks = static_cast<int>((args.conv.batch.longest_segment + rows - 1) / rows);
   const auto bytes = static_cast<int>(rows * (args.conv.channels + args.width + 2 * kPad) *
                                       static_cast<int64_t>(sizeof(Bf16)));
-  const auto start = [&](auto kernel) {
-    cuda::check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
-                exec.impl(), "conv_project");
-    kernel<<<static_cast<unsigned>(args.conv.batch.segment_count * blocks), runs * threads_e, bytes,
-             exec.impl().stream>>>(args, rows, blocks);
-  };
-  if (rows % 64 == 0) {
-    start(conv_project_kernel<kTaps, 4>);
-  } else {
-    start(conv_project_kernel<kTaps, 2>);
-  }
+  const auto kernel = conv_project_kernel<kTaps>;
+  cuda::check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+              exec.impl(), "conv_project");
+  kernel<<<static_cast<unsigned>(args.conv.batch.segment_count * blocks), runs * threads_e, bytes,
+           exec.impl().stream>>>(args, rows, blocks);
 }
 
 }  // namespace

@@ -43,8 +43,8 @@ void pool_rows(Exec& exec, const PoolRowsArgs& args);
 
 // The same on a device: `groups` and everything they point to lie there. No two groups of a call may share a
 // sum. One thread owns a column of a group and adds its rows one after the other, while those ahead are on
-// their way to shared memory. A single group that fills the rows (a whole contig) is bound by the latency
-// of the additions: some 10 cycles a base, about 150 M bases/s.
+// their way to shared memory. A single group that fills the rows (a whole contig) is bound by the latency of the
+// additions: with D = 256 on an H100 `embed --pool mean` of 63 Mb ran at 10.3 M bases/s where --bin 128 ran at 13.1.
 void pool_rows(DeviceExec& exec, const PoolRowsArgs& args);
 
 }  // namespace chromamba::kernels

@@ -224,14 +224,9 @@ __global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveS
   // Nobody continues from the last segment of a span unless it is whole.
   if (segment.whole == 0) return;
   const BlockChannels block(args.channels);
-  const int64_t first_channel = block.first;
-  const int64_t e = block.own;
-  const int64_t channel = block.loaded;
-  const int channels = block.count;
-  const bool active = block.active;
-  const int lane = active ? static_cast<int>(threadIdx.x) : channels - 1;
+  const int lane = block.active ? static_cast<int>(threadIdx.x) : block.count - 1;
   const SegmentRows rows(span, segment, args.reverse);
-  const TimeStep<T> time_step(args.dt_bias_E != nullptr ? args.dt_bias_E[channel] : 0.0F);
+  const TimeStep<T> time_step(args.dt_bias_E != nullptr ? args.dt_bias_E[block.loaded] : 0.0F);
 
   float a[kStates];
   float h[kStates];
@@ -239,7 +234,7 @@ __global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveS
   float slowest[kQuads];
 #pragma unroll
   for (int n = 0; n < kStates; ++n) {
-    a[n] = n < args.d_state ? args.A_NE[n * args.channels + channel] : 0.0F;
+    a[n] = n < args.d_state ? args.A_NE[n * args.channels + block.loaded] : 0.0F;
     h[n] = 0;
   }
 #pragma unroll
@@ -252,11 +247,11 @@ __global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveS
   }
 
   StateRows<T, kStates> b_rows(args.Bmat_LN, args.bc_stride, rows, args.d_state);
-  const T* u_rows = static_cast<const T*>(args.u_LE) + first_channel;
-  const T* dt_rows = static_cast<const T*>(args.dt_LE) + first_channel;
+  const T* u_rows = static_cast<const T*>(args.u_LE) + block.first;
+  const T* dt_rows = static_cast<const T*>(args.dt_LE) + block.first;
   const auto read_ahead = [&](int start, int turn) {
-    load_tile(u_rows, args.u_stride, rows, start, kTile, channels, memory.u[turn]);
-    load_tile(dt_rows, args.dt_stride, rows, start, kTile, channels, memory.dt[turn]);
+    load_tile(u_rows, args.u_stride, rows, start, kTile, block.count, memory.u[turn]);
+    load_tile(dt_rows, args.dt_stride, rows, start, kTile, block.count, memory.dt[turn]);
     commit_copies();
     b_rows.read(start, kTile);
   };
@@ -310,8 +305,9 @@ __global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveS
     turn = 1 - turn;
   }
   wait_for_copies();
-  if (!active) return;
-  float* out = args.workspace + int64_t{blockIdx.x} * (args.d_state + 1) * args.channels + e;
+  if (!block.active) return;
+  float* out =
+      args.workspace + int64_t{blockIdx.x} * (args.d_state + 1) * args.channels + block.own;
 #pragma unroll
   for (int n = 0; n < kStates; ++n) {
     if (n < args.d_state) out[n * args.channels] = h[n];
@@ -404,15 +400,10 @@ __global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
   const DeviceSegment segment = args.batch.segments[blockIdx.x];
   const DeviceSpan span = args.batch.spans[segment.span];
   const BlockChannels block(args.channels);
-  const int64_t first_channel = block.first;
-  const int64_t e = block.own;
-  const int64_t channel = block.loaded;
-  const int channels = block.count;
-  const bool active = block.active;
   const int lane = static_cast<int>(threadIdx.x);
   const SegmentRows rows(span, segment, args.reverse);
-  const TimeStep<T> time_step(args.dt_bias_E != nullptr ? args.dt_bias_E[channel] : 0.0F);
-  const float skip = args.D_E[channel];
+  const TimeStep<T> time_step(args.dt_bias_E != nullptr ? args.dt_bias_E[block.loaded] : 0.0F);
+  const float skip = args.D_E[block.loaded];
 
   float a[kStates];
   float h[kStates];
@@ -425,8 +416,8 @@ __global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
     a[n] = 0;
     h[n] = 0;
     if (n < args.d_state) {
-      a[n] = args.A_NE[n * args.channels + channel];
-      h[n] = before[n * args.channels + channel];
+      a[n] = args.A_NE[n * args.channels + block.loaded];
+      h[n] = before[n * args.channels + block.loaded];
     }
   }
 
@@ -461,13 +452,13 @@ __global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
   };
   const auto read_ahead = [&](int start, int turn) {
     const int count = rows_left(start);
-    load_tile(static_cast<const T*>(args.u_LE) + first_channel, args.u_stride, rows, start, count,
-              channels, memory.u[turn]);
-    load_tile(static_cast<const T*>(args.dt_LE) + first_channel, args.dt_stride, rows, start, count,
-              channels, memory.dt[turn]);
+    load_tile(static_cast<const T*>(args.u_LE) + block.first, args.u_stride, rows, start, count,
+              block.count, memory.u[turn]);
+    load_tile(static_cast<const T*>(args.dt_LE) + block.first, args.dt_stride, rows, start, count,
+              block.count, memory.dt[turn]);
     if constexpr (kGated) {
-      load_tile(static_cast<const T*>(args.z_LE) + first_channel, args.z_stride, rows, start, count,
-                channels, memory.z[turn]);
+      load_tile(static_cast<const T*>(args.z_LE) + block.first, args.z_stride, rows, start, count,
+                block.count, memory.z[turn]);
     }
     commit_copies();
     b_rows.read(start, count);
@@ -475,8 +466,8 @@ __global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
   };
   const auto take_snapshots = [&](int base) {
     while (base == snapshot_at) {
-      if (active) {
-        float* to = args.snapshot_NE + snapshot * args.d_state * args.channels + e;
+      if (block.active) {
+        float* to = args.snapshot_NE + snapshot * args.d_state * args.channels + block.own;
 #pragma unroll
         for (int n = 0; n < kStates; ++n) {
           if (n < args.d_state) to[n * args.channels] = h[n];
@@ -531,14 +522,14 @@ __global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
       dt_tile.values[t][lane] = cuda::from_float<T>(y);
     }
     __syncthreads();
-    store_tile(dt_tile, static_cast<T*>(args.out_LE) + first_channel, args.out_stride, rows, start,
-               count, channels);
+    store_tile(dt_tile, static_cast<T*>(args.out_LE) + block.first, args.out_stride, rows, start,
+               count, block.count);
     turn = 1 - turn;
   }
   // Where the span's last segment is whole, step 2 knows the state after it: what the next span begins with.
   const bool known = args.workspace != nullptr && segment.whole != 0;
-  if (active && !known && segment.start + segment.length == span.length) {
-    float* last = span.state + args.state.ssm_last + e;
+  if (block.active && !known && segment.start + segment.length == span.length) {
+    float* last = span.state + args.state.ssm_last + block.own;
 #pragma unroll
     for (int n = 0; n < kStates; ++n) {
       if (n < args.d_state) last[n * args.channels] = h[n];

@@ -75,6 +75,22 @@ TEST_CASE("on a GPU, pooled rows leave room for chunks as large as those of log-
   }
 }
 
+TEST_CASE("several GPUs take larger chunks, and eight fit the default memory") {
+  const mamba::Model model = mamba::Model::built_in();
+  JobOptions options;
+  options.device.cuda = true;
+  options.memory = int64_t{4} << 30;
+  StreamOptions stream;
+  stream.log_likelihood = true;
+  const int64_t one = plan_chunk_size(options, model, stream, 1);
+  options.device.ordinals = {0, 1};
+  CHECK(plan_chunk_size(options, model, stream, 1) == 4 * one);
+  options.device.ordinals = {0, 1, 2, 3, 4, 5, 6, 7};
+  CHECK(plan_chunk_size(options, model, stream, 1) > 4 * one);
+  options.memory = int64_t{1} << 30;
+  CHECK_THROWS_AS(plan_chunk_size(options, model, stream, 1), ResourceError);
+}
+
 TEST_CASE("a job that does not fit the disk is refused before it starts") {
   CHECK_NOTHROW(require_disk({{".", 1}}));
   CHECK_THROWS_AS(require_disk({{".", int64_t{1} << 60}}), ResourceError);
