@@ -64,6 +64,7 @@ struct DeviceLinearArgs {
   const void* bias_N = nullptr;  // element type, or null
   void* y = nullptr;
   int64_t y_stride = 0;
+  bool accumulate = false;  // y += the product, rounded once
 };
 void linear(DeviceExec& exec, const DeviceLinearArgs& args);
 

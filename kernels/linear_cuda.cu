@@ -122,9 +122,9 @@ void linear(DeviceExec& exec, const DeviceLinearArgs& args) {
   const Layout x(impl, type, args.in_features, args.rows, args.x_stride);
   const Layout y(impl, type, args.out_features, args.rows, args.y_stride);
   const float one = 1;
-  const float zero = 0;
+  const float beta = args.accumulate ? 1.0F : 0.0F;
   check_blas(cublasLtMatmul(impl.blas, plan->operation, &one, args.weight_NK, plan->weight, args.x,
-                            x.handle, &zero, args.y, y.handle, args.y, y.handle, &plan->algorithm,
+                            x.handle, &beta, args.y, y.handle, args.y, y.handle, &plan->algorithm,
                             impl.blas_workspace, kBlasWorkspaceBytes, impl.stream),
              impl, "a matrix product");
 }

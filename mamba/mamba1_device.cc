@@ -131,6 +131,7 @@ void Mamba1Device::forward(DeviceExec& exec, const DeviceMixerCall& call) const 
   conv.batch = call.batch;
   conv.channels = inner_;
   conv.taps = shape_.taps;
+  conv.reverse = call.reverse;
   conv.u_LE = xz;
   conv.u_stride = wide;
   conv.weight_KE = conv_.as<const float>();
@@ -152,6 +153,7 @@ void Mamba1Device::forward(DeviceExec& exec, const DeviceMixerCall& call) const 
   scan.batch = call.batch;
   scan.channels = inner_;
   scan.d_state = shape_.d_state;
+  scan.reverse = call.reverse;
   scan.u_LE = u;
   scan.u_stride = inner_;
   scan.dt_LE = dt;
@@ -170,7 +172,7 @@ void Mamba1Device::forward(DeviceExec& exec, const DeviceMixerCall& call) const 
   scan.out_stride = dt_stride;
   kernels::selective_scan(exec, scan);
   kernels::linear(exec, {rows, inner_, model_, dt, dt_stride, out_proj_.data(), out_bias_.data(),
-                         call.out_LD, model_});
+                         call.out_LD, model_, call.accumulate});
 }
 
 }  // namespace

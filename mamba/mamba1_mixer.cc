@@ -15,27 +15,38 @@ const float* data_or_null(const AlignedFloats& values) {
 
 }  // namespace
 
-Mamba1Mixer::Mamba1Mixer(const ModelConfig& config, TensorLoader& tensors)
+Mamba1Mixer::Mamba1Mixer(const ModelConfig& config, TensorLoader& tensors,
+                         const MixerOptions& options)
     : d_model_(config.d_model),
       d_inner_(config.d_inner),
       d_state_(config.d_state),
       d_conv_(config.d_conv),
       dt_rank_(config.dt_rank) {
-  const auto take_projection = [&](const char* name, int64_t out, int64_t in) {
-    return kernels::pack_panels(tensors.take(name, {out, in}), out, in);
+  TensorLoader own = tensors.scope(options.name);
+  const auto take_panels = [&](const char* name, int64_t out, int64_t in) {
+    return kernels::pack_panels(own.take(name, {out, in}), out, in);
   };
-  in_proj_ = take_projection("in_proj.weight", 2 * d_inner_, d_model_);
-  in_bias_ = tensors.take_or_empty("in_proj.bias", {2 * d_inner_}, config.proj_bias);
-  conv_KE_ = transposed(tensors.take("conv1d.weight", {d_inner_, 1, d_conv_}), d_inner_, d_conv_);
-  conv_bias_ = tensors.take_or_empty("conv1d.bias", {d_inner_}, config.conv_bias);
-  x_proj_ = take_projection("x_proj.weight", dt_rank_ + 2 * d_state_, d_inner_);
-  dt_proj_ = take_projection("dt_proj.weight", d_inner_, dt_rank_);
-  dt_bias_ = tensors.take("dt_proj.bias", {d_inner_});
-  A_NE_ = transposed(tensors.take("A_log", {d_inner_, d_state_}), d_inner_, d_state_);
+  in_proj_ = kernels::pack_panels(
+      take_projection(tensors, options, "in_proj.weight", 2 * d_inner_, d_model_, WidthAxis::in),
+      2 * d_inner_, d_model_);
+  if (config.proj_bias) {
+    const std::vector<int64_t> shape = {2 * d_inner_};
+    in_bias_ = options.shared ? tensors.take_tied(options.name + "in_proj.bias",
+                                                  options.shares + "in_proj.bias", shape)
+                              : own.take("in_proj.bias", shape);
+  }
+  conv_KE_ = transposed(own.take("conv1d.weight", {d_inner_, 1, d_conv_}), d_inner_, d_conv_);
+  conv_bias_ = own.take_or_empty("conv1d.bias", {d_inner_}, config.conv_bias);
+  x_proj_ = take_panels("x_proj.weight", dt_rank_ + 2 * d_state_, d_inner_);
+  dt_proj_ = take_panels("dt_proj.weight", d_inner_, dt_rank_);
+  dt_bias_ = own.take("dt_proj.bias", {d_inner_});
+  A_NE_ = transposed(own.take("A_log", {d_inner_, d_state_}), d_inner_, d_state_);
   for (float& a : A_NE_) a = -std::exp(a);
-  D_skip_ = tensors.take("D", {d_inner_});
-  out_proj_ = take_projection("out_proj.weight", d_model_, d_inner_);
-  out_bias_ = tensors.take_or_empty("out_proj.bias", {d_model_}, config.proj_bias);
+  D_skip_ = own.take("D", {d_inner_});
+  out_proj_ = kernels::pack_panels(
+      take_projection(tensors, options, "out_proj.weight", d_model_, d_inner_, WidthAxis::out),
+      d_model_, d_inner_);
+  out_bias_ = take_out_bias(tensors, options, d_model_, config.proj_bias);
 }
 
 LayerState Mamba1Mixer::zero_state() const {
@@ -77,6 +88,7 @@ void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
   kernels::causal_conv1d(exec, {.length = rows,
                                 .channels = d_inner_,
                                 .taps = d_conv_,
+                                .reverse = call.reverse,
                                 .u_LE = xz,
                                 .u_stride = wide,
                                 .weight_KE = conv_KE_.data(),
@@ -107,6 +119,7 @@ void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
   kernels::selective_scan(exec, {.length = rows,
                                  .channels = d_inner_,
                                  .d_state = d_state_,
+                                 .reverse = call.reverse,
                                  .u_LE = u,
                                  .u_stride = d_inner_,
                                  .dt_LE = dt,

@@ -15,7 +15,7 @@ namespace chromamba::mamba {
 
 class Mamba1Mixer : public Mixer {
  public:
-  Mamba1Mixer(const ModelConfig& config, TensorLoader& tensors);
+  Mamba1Mixer(const ModelConfig& config, TensorLoader& tensors, const MixerOptions& options);
 
   void forward(kernels::Exec& exec, const MixerCall& call) const override;
   LayerState zero_state() const override;

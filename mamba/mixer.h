@@ -40,6 +40,7 @@ class CarryGate {
 
 struct MixerCall {
   int64_t rows = 0;                 // bases
+  bool reverse = false;             // the last row is the sequence's next base
   const float* input_LD = nullptr;  // [rows, D]
   float* out_LD = nullptr;          // [rows, D]; may alias input
   float* workspace = nullptr;       // workspace_floats(rows)
@@ -53,6 +54,8 @@ struct DeviceMixerCall {
   void* out_LD = nullptr;          // [rows, padded D]; may alias input
   std::byte* workspace = nullptr;  // workspace_bytes(rows, segments)
   int64_t state_offset = 0;        // of this layer in DeviceSpan::state
+  bool reverse = false;            // each span runs from its last row to its first
+  bool accumulate = false;         // out += result; out may not alias input then
 };
 
 // A mixer's weights on a device and its forward pass there.
@@ -80,8 +83,29 @@ class Mixer {
   virtual int64_t matmul_flops() const = 0;
 };
 
+// Where a mixer's weights are and how they are used.
+struct MixerOptions {
+  std::string name;  // begins its tensors' names: "" or, in a bidirectional block, "mamba_fwd."
+  // Of the mixer that has the same in_proj and out_proj; each tensor may be stored under either name.
+  std::string shares;
+  bool shared = false;
+  // The channels of D run backwards: the columns of in_proj, the rows of out_proj (rcps.h).
+  bool flipped_width = false;
+};
+
 // The mixer that the configuration names, with its weights taken from `tensors` (scoped to
 // "…layers.k.mixer."). DataError for missing or misshapen tensors.
-std::unique_ptr<Mixer> make_mixer(const ModelConfig& config, TensorLoader& tensors);
+std::unique_ptr<Mixer> make_mixer(const ModelConfig& config, TensorLoader& tensors,
+                                  const MixerOptions& options);
+
+// in_proj or out_proj of a mixer, [out, in] in row-major order: taken under the options' names, with the axis that
+// runs over D turned round where they say so.
+enum class WidthAxis { in, out };
+AlignedFloats take_projection(TensorLoader& tensors, const MixerOptions& options,
+                              const std::string& name, int64_t out_features, int64_t in_features,
+                              WidthAxis width);
+// The bias of out_proj, turned round with it.
+AlignedFloats take_out_bias(TensorLoader& tensors, const MixerOptions& options, int64_t d_model,
+                            bool expected);
 
 }  // namespace chromamba::mamba

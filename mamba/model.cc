@@ -37,12 +37,12 @@ Model::Model(const Checkpoint& checkpoint)
   for (int64_t layer = 0; layer < config_.n_layer; ++layer) {
     TensorLoader scoped = tensors.scope(config_.backbone + "layers." + std::to_string(layer) + ".");
     Block block;
-    block.norm = take_norm(config_, scoped, "norm");
-    TensorLoader mixer_tensors = scoped.scope("mixer.");
-    block.mixer = make_mixer(config_, mixer_tensors);
+    block.norm = take_norm(config_, scoped, config_.block_norm);
+    TensorLoader mixer_tensors = scoped.scope(config_.mixer_prefix);
+    block.mixer = make_mixer(config_, mixer_tensors, {});
     blocks_.push_back(std::move(block));
   }
-  final_norm_ = take_norm(config_, tensors, config_.backbone + "norm_f");
+  final_norm_ = take_norm(config_, tensors, config_.backbone + config_.final_norm);
   tensors.finish();
   parameter_count_ = tensors.parameter_count();
 }
