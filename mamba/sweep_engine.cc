@@ -22,6 +22,9 @@ namespace {
 // Blocks under way: one is loaded, one computed, one stored.
 constexpr int kBlocks = 3;
 
+// Sequences that a block may hold pieces of: bounds its lists.
+constexpr int64_t kMostPieces = 65536;
+
 constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
 
 // Rows of the residual stream and of half a layer, of consecutive store rows.
@@ -169,18 +172,18 @@ class CpuSweeps : public SweepEngine::Backend {
       const SweepStage& stage = sweep.stages[i % sweep.stages.size()];
       states_[i] = stage_mixer(model_, stage, sweep.reverse).zero_state();
     }
-    const std::vector<std::vector<SweepPiece>> blocks =
-        cut_blocks(runs_, sweep.reverse, memory_.block_rows, kTileRows);
+    const std::vector<SweepBlock> blocks =
+        cut_blocks(runs_, sweep.reverse, memory_.block_rows, kTileRows, kMostPieces);
     const bool in_memory = store_ == nullptr || store_->memory() != nullptr;
     std::vector<BlockBuffer> buffers(kBlocks);
     const auto start_loading = [&](size_t b) {
       if (b >= blocks.size()) return;
       BlockBuffer& buffer = buffers[b % kBlocks];
       buffer.wait();  // stored
-      lay_out(buffer, blocks[b]);
+      lay_out(buffer, blocks[b].pieces);
       if (in_memory || sweep.first) return;
       buffer.transfer =
-          std::async(std::launch::async, [this, &buffer, &blocks, b] { load(buffer, blocks[b]); });
+          std::async(std::launch::async, [this, &buffer, &blocks, b] { load(buffer, blocks[b].pieces); });
     };
     start_loading(0);
     for (size_t b = 0; b < blocks.size(); ++b) {
@@ -189,7 +192,7 @@ class CpuSweeps : public SweepEngine::Backend {
       buffer.wait();  // loaded
       if (sweep.first) {
         buffer.tokens.clear();
-        for (const SweepPiece& piece : blocks[b]) {
+        for (const SweepPiece& piece : blocks[b].pieces) {
           const size_t at = buffer.tokens.size();
           buffer.tokens.resize(at + static_cast<size_t>(piece.length));
           const StrandRun& run = runs_[piece.run];
@@ -197,10 +200,10 @@ class CpuSweeps : public SweepEngine::Backend {
                       buffer.tokens.data() + at);
         }
       }
-      compute(sweep, blocks[b], buffer, poll);
+      compute(sweep, blocks[b].pieces, buffer, poll);
       if (!in_memory) {
         buffer.transfer = std::async(std::launch::async,
-                                     [this, &buffer, &blocks, b] { save(buffer, blocks[b]); });
+                                     [this, &buffer, &blocks, b] { save(buffer, blocks[b].pieces); });
       }
     }
     for (BlockBuffer& buffer : buffers) buffer.wait();

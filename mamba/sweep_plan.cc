@@ -71,24 +71,29 @@ void read_tokens(const Model& model, const SweepSequence& sequence, bool mirror,
   for (int64_t i = 0; i < count; ++i) tokens[i] = complement[static_cast<size_t>(tokens[i])];
 }
 
-std::vector<std::vector<SweepPiece>> cut_blocks(std::span<const StrandRun> runs, bool reverse,
-                                                int64_t rows, int64_t grid) {
+std::vector<SweepBlock> cut_blocks(std::span<const StrandRun> runs, bool reverse, int64_t rows,
+                                   int64_t grid, int64_t most_pieces) {
   rows = std::max(rows / grid, int64_t{1}) * grid;
-  std::vector<std::vector<SweepPiece>> blocks;
-  int64_t room = 0;
-  for (size_t r = 0; r < runs.size(); ++r) {
+  std::vector<SweepBlock> blocks;
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const size_t r = reverse ? runs.size() - 1 - i : i;
     const int64_t length = runs[r].length;
     for (int64_t done = 0; done < length;) {
-      int64_t count = length - done;
-      if (count > room) count = room / grid * grid;
+      int64_t count = 0;
+      if (!blocks.empty() && static_cast<int64_t>(blocks.back().pieces.size()) < most_pieces) {
+        const int64_t room = rows - blocks.back().rows;
+        count = length - done <= room ? length - done : room / grid * grid;
+      }
       if (count == 0) {
         blocks.emplace_back();
-        room = rows;
-        continue;
+        count = std::min(length - done, rows);
       }
-      blocks.back().push_back({r, reverse ? length - done - count : done, count});
+      SweepBlock& block = blocks.back();
+      const int64_t start = reverse ? length - done - count : done;
+      if (reverse || block.rows == 0) block.row = runs[r].row + start;
+      block.rows += count;
+      block.pieces.push_back({r, start, count});
       done += count;
-      room -= count;
     }
   }
   return blocks;

@@ -58,10 +58,18 @@ struct SweepPiece {
   int64_t length = 0;
 };
 
-// All rows in the order of a sweep, cut into blocks of at most `rows` rows. Pieces end at multiples of `grid` from
-// where the sweep enters the run.
-std::vector<std::vector<SweepPiece>> cut_blocks(std::span<const StrandRun> runs, bool reverse,
-                                                int64_t rows, int64_t grid);
+// Pieces whose rows lie together in the store, in the order of a sweep.
+struct SweepBlock {
+  int64_t row = 0;  // the lowest, in the store
+  int64_t rows = 0;
+  std::vector<SweepPiece> pieces;
+};
+
+// All rows in the order of a sweep (a reverse one begins at the end of the last run), in blocks of at most `rows` rows
+// and `most_pieces` pieces. A run that goes on in another block is cut at a multiple of `grid` from where the sweep
+// enters it.
+std::vector<SweepBlock> cut_blocks(std::span<const StrandRun> runs, bool reverse, int64_t rows,
+                                   int64_t grid, int64_t most_pieces);
 
 // How many layers the results need.
 int64_t layers_wanted(const Model& model, const SweepWanted& wanted);
