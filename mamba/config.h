@@ -2,8 +2,9 @@
 //
 // Two dialects are read: that of the mamba_ssm package (d_model, n_layer, ssm_cfg; its MambaConfig,
 // Mamba and Mamba2 classes give the defaults) and that of Hugging Face Transformers' `mamba` and
-// `mamba2` (hidden_size, num_hidden_layers, state_size). Families that this version does not run
-// (Caduceus, blocks with attention or an MLP) are refused by name.
+// `mamba2` (hidden_size, num_hidden_layers, state_size). Caduceus, PlantCaduceus and PlantCAD2 speak
+// the first with keys of their own (caduceus_config.h). What this version does not run (blocks with
+// attention or an MLP, mixtures of experts, other model types) is refused by name.
 #pragma once
 
 #include <cstdint>
