@@ -1,4 +1,5 @@
 // Models of two directions: the published numbers, and whole = parts.
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 
@@ -14,6 +15,8 @@ using tests::Fixture;
 using tests::poisoned;
 using tests::relative_error;
 using tests::same_bits;
+
+constexpr int32_t kMask = 3;  // of the fixtures' vocabulary
 
 // A file in the sense of SweepEngine: not in memory as far as it can see.
 class FakeFile : public Store {
@@ -144,7 +147,7 @@ void check_caduceus(const std::string& name, const ComputeDevice& device,
   std::vector<std::vector<int32_t>> masked;
   for (const int64_t position : positions) {
     masked.push_back(fixture.tokens);
-    masked.back()[static_cast<size_t>(position)] = model.tokenizer().mask;
+    masked.back()[static_cast<size_t>(position)] = kMask;
   }
   const std::vector<Outputs> out =
       sweep(engine, model, masked, kFinalLayer, Halves::both, true, &fixture.tokens);
