@@ -7,6 +7,7 @@
 #include "kernels/base/error.h"
 #include "mamba/byte_source.h"
 #include "mamba/caduceus_config.h"
+#include "mamba/checkpoint.h"
 #include "mamba/config_keys.h"
 #include "mamba/ssm_config.h"
 
@@ -68,8 +69,7 @@ void refuse_other_families(const Keys& keys) {
 // Context in training, where a configuration notes it. Nothing depends on it: what is no sensible
 // length is not known rather than an error.
 int64_t trained_bases(const Keys& keys) {
-  for (const char* key :
-       {"max_position_embeddings", "seq_len", "seqlen", "max_seq_len", "model_max_length"}) {
+  for (const char* key : {"max_position_embeddings", "seq_len", "seqlen", "max_seq_len"}) {
     const json* value = keys.find(key);
     if (value == nullptr || !value->is_number_integer()) continue;
     const auto bases = value->get<int64_t>();
@@ -200,6 +200,12 @@ ModelConfig parse_config(const json& config, const TensorStore& tensors, const s
     parse_mamba_ssm(keys, ssm_keys, tensors, model);
   }
   find_names(tensors, model);
+  return model;
+}
+
+ModelConfig parse_config(const Checkpoint& checkpoint) {
+  ModelConfig model = parse_config(checkpoint.config, *checkpoint.tensors, checkpoint.config_path);
+  if (model.trained_bases == 0) model.trained_bases = checkpoint.model_max_length;
   return model;
 }
 

@@ -17,6 +17,8 @@
 
 namespace chromamba::mamba {
 
+struct Checkpoint;
+
 enum class MixerKind { mamba1, mamba2 };
 
 // How a bidirectional block joins its two directions.
@@ -81,5 +83,8 @@ struct ModelConfig {
 // of any three of them fit 63 bits; unknown keys are ignored.
 ModelConfig parse_config(const nlohmann::json& config, const TensorStore& tensors,
                          const std::string& where);
+
+// Of a checkpoint; trained_bases is its model_max_length where config.json does not say.
+ModelConfig parse_config(const Checkpoint& checkpoint);
 
 }  // namespace chromamba::mamba

@@ -61,7 +61,7 @@ AlignedFloats arranged_head(const AlignedFloats& head_VD, int64_t vocab, int64_t
 }  // namespace
 
 Model::Model(const Checkpoint& checkpoint)
-    : config_(parse_config(checkpoint.config, *checkpoint.tensors, checkpoint.config_path)),
+    : config_(parse_config(checkpoint)),
       tokenizer_(make_tokenizer(checkpoint, config_)),
       name_(checkpoint.path),
       sha256_(checkpoint.sha256) {
