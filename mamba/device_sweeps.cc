@@ -249,12 +249,13 @@ class DeviceSweeps : public SweepEngine::Backend {
     }
     if (needed(pass_rows_) > device_memory_) {
       char text[256];
-      std::snprintf(text, sizeof text,
-                    "cuda:%d: the model and %lld bases need %.0f MiB of GPU memory, --memory allows "
-                    "%.0f MiB; raise --memory",
-                    exec_.info().ordinal, static_cast<long long>(pass_rows_),
-                    static_cast<double>(needed(pass_rows_)) / (1 << 20),
-                    static_cast<double>(device_memory_) / (1 << 20));
+      std::snprintf(
+          text, sizeof text,
+          "cuda:%d: the model and %lld bases need %.0f MiB of GPU memory, --memory allows "
+          "%.0f MiB; raise --memory",
+          exec_.info().ordinal, static_cast<long long>(pass_rows_),
+          static_cast<double>(needed(pass_rows_)) / (1 << 20),
+          static_cast<double>(device_memory_) / (1 << 20));
       throw ResourceError(text);
     }
   }
@@ -267,7 +268,8 @@ class DeviceSweeps : public SweepEngine::Backend {
       lane->workspace = DeviceBuffer(exec, workspace_bytes(pass_rows_), "activations");
       lane->tables = DeviceBuffer(exec, table_bytes(pass_rows_), "tables");
       lane->host_tables = PinnedBuffer(table_bytes(pass_rows_));
-      lane->states = DeviceBuffer(exec, 4 * state_floats_ * most_pieces_, "the states of sequences");
+      lane->states =
+          DeviceBuffer(exec, 4 * state_floats_ * most_pieces_, "the states of sequences");
       for (size_t s = 0; s < most_stages_; ++s) {
         lane->stage_done.push_back(std::make_unique<DeviceEvent>(exec));
       }
@@ -285,7 +287,7 @@ class DeviceSweeps : public SweepEngine::Backend {
     }
     rows_ = DeviceBuffer();
     if (bytes == 0) return;
-    if (bytes_in_use() + bytes <= device_memory_) {
+    if (bytes <= memory_.device_rows_bytes && bytes_in_use() + bytes <= device_memory_) {
       try {
         rows_ = DeviceBuffer(exec_, bytes, "activations of a layer");
         store_.reset();
@@ -346,7 +348,8 @@ class DeviceSweeps : public SweepEngine::Backend {
     if (!lane.saves) return;
     lane.saves = false;
     const SweepBlock& block = lane.block;
-    store_->write(block.row * stride_ * 4, host_residual(lane, block.row), block.rows * stride_ * 4);
+    store_->write(block.row * stride_ * 4, host_residual(lane, block.row),
+                  block.rows * stride_ * 4);
     store_->write(half_offset(block.row), host_half(lane, block.row),
                   block.rows * stride_ * element_);
   }
@@ -602,8 +605,7 @@ class DeviceSweeps : public SweepEngine::Backend {
       kernels::add_norm(lane.exec, norm);
       kernels::copy_to_host(lane.exec, to.as<float>(), rows, 4 * count * width_);
     } else {
-      kernels::copy_rows_to_host(lane.exec, to.as<float>(), stream, count, 4 * width_,
-                                 4 * stride_);
+      kernels::copy_rows_to_host(lane.exec, to.as<float>(), stream, count, 4 * width_, 4 * stride_);
     }
   }
 
@@ -704,7 +706,7 @@ class DeviceSweeps : public SweepEngine::Backend {
   int64_t pass_rows_ = kMostRows;
   DeviceBuffer carries_;  // of sequences that go on in the next pass
   int carry_ = 0;
-  DeviceBuffer rows_;  // between sweeps: the stream of all rows, then the half layers
+  DeviceBuffer rows_;             // between sweeps: the stream of all rows, then the half layers
   std::unique_ptr<Store> store_;  // or on the host
   int64_t store_bytes_ = 0;
   int64_t total_rows_ = 0;

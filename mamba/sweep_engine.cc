@@ -182,8 +182,8 @@ class CpuSweeps : public SweepEngine::Backend {
       buffer.wait();  // stored
       lay_out(buffer, blocks[b].pieces);
       if (in_memory || sweep.first) return;
-      buffer.transfer =
-          std::async(std::launch::async, [this, &buffer, &blocks, b] { load(buffer, blocks[b].pieces); });
+      buffer.transfer = std::async(std::launch::async,
+                                   [this, &buffer, &blocks, b] { load(buffer, blocks[b].pieces); });
     };
     start_loading(0);
     for (size_t b = 0; b < blocks.size(); ++b) {
@@ -202,8 +202,8 @@ class CpuSweeps : public SweepEngine::Backend {
       }
       compute(sweep, blocks[b].pieces, buffer, poll);
       if (!in_memory) {
-        buffer.transfer = std::async(std::launch::async,
-                                     [this, &buffer, &blocks, b] { save(buffer, blocks[b].pieces); });
+        buffer.transfer = std::async(
+            std::launch::async, [this, &buffer, &blocks, b] { save(buffer, blocks[b].pieces); });
       }
     }
     for (BlockBuffer& buffer : buffers) buffer.wait();

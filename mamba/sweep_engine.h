@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -61,9 +62,11 @@ struct SweepSequence {
 };
 
 struct SweepMemory {
-  int64_t block_rows = 65536;  // bases that a block has at most
+  int64_t block_rows = 65536;  // bases that a block has at most, on the CPU
   int64_t rows_bytes = 0;      // of rows that may lie in memory; beyond, `scratch` makes a store
   MakeStore scratch;
+  // Of rows that may lie on a GPU, where ComputeDevice::memory has room; beyond, they lie on the host.
+  int64_t device_rows_bytes = std::numeric_limits<int64_t>::max();
 };
 
 class SweepEngine {

@@ -35,9 +35,22 @@ class FakeFile : public Store {
   std::vector<std::byte> bytes_;
 };
 
-SweepMemory in_memory(int64_t block_rows = 65536) { return {block_rows, int64_t{1} << 40, {}}; }
+SweepMemory in_memory(int64_t block_rows = 65536) {
+  SweepMemory memory;
+  memory.block_rows = block_rows;
+  memory.rows_bytes = int64_t{1} << 40;
+  return memory;
+}
+SweepMemory in_host_memory(int64_t block_rows) {  // also with a GPU
+  SweepMemory memory = in_memory(block_rows);
+  memory.device_rows_bytes = 0;
+  return memory;
+}
 SweepMemory in_file(int64_t block_rows) {
-  return {block_rows, 0, [](int64_t bytes) { return std::make_unique<FakeFile>(bytes); }};
+  SweepMemory memory = in_host_memory(block_rows);
+  memory.rows_bytes = 0;
+  memory.scratch = [](int64_t bytes) { return std::make_unique<FakeFile>(bytes); };
+  return memory;
 }
 
 struct Outputs {
@@ -74,8 +87,8 @@ std::vector<Outputs> sweep(SweepEngine& engine, const Model& model,
         std::copy_n(targets->begin() + start, count, tokens);
       };
     }
-    sequences[i].consume = [&outputs, i, width, vocab, head, next = int64_t{0}](
-                               const SweepRows& rows) mutable {
+    sequences[i].consume = [&outputs, i, width, vocab, head,
+                            next = int64_t{0}](const SweepRows& rows) mutable {
       CHECK(rows.start == next);
       next += rows.length;
       std::copy_n(rows.hidden, rows.length * width, outputs[i].hidden.begin() + rows.start * width);
@@ -191,12 +204,9 @@ TEST_CASE("a sweep's blocks, threads and stores do not change a bit") {
           if (device.cuda) small.pass_rows = block;
           check_same(sweep_one(fixture.model, fixture.tokens, small, 2, in_memory(block), layer),
                      whole);
-          if (device.cuda) {
-            small.memory = device.memory;
-            check_same(sweep_one(fixture.model, fixture.tokens, small, 3, in_memory(block), layer),
-                       whole);
-            continue;
-          }
+          check_same(
+              sweep_one(fixture.model, fixture.tokens, small, 3, in_host_memory(block), layer),
+              whole);
           check_same(sweep_one(fixture.model, fixture.tokens, small, 3, in_file(block), layer),
                      whole);
         }
@@ -249,8 +259,8 @@ TEST_CASE("the halves of an RC-equivariant model") {
       const auto t = static_cast<int64_t>(i) / width;
       const auto d = static_cast<int64_t>(i) % width;
       forward_ok = forward_ok && forward[i] == both[static_cast<size_t>(2 * width * t + d)];
-      reverse_ok = reverse_ok &&
-                   reverse[i] == both[static_cast<size_t>(2 * width * t + 2 * width - 1 - d)];
+      reverse_ok =
+          reverse_ok && reverse[i] == both[static_cast<size_t>(2 * width * t + 2 * width - 1 - d)];
       mean_ok = mean_ok && mean[i] == 0.5F * (forward[i] + reverse[i]);
     }
     INFO("layer " << layer);
@@ -284,9 +294,8 @@ double mirror_error(const Model& model, const Outputs& x, const Outputs& rc, int
     }
   };
   compare(x.hidden, rc.hidden, width, [width](int64_t d) { return width - 1 - d; });
-  compare(x.logits, rc.logits, vocab, [&model](int64_t v) {
-    return model.tokenizer().complement[static_cast<size_t>(v)];
-  });
+  compare(x.logits, rc.logits, vocab,
+          [&model](int64_t v) { return model.tokenizer().complement[static_cast<size_t>(v)]; });
   return worst / largest;
 }
 
@@ -313,7 +322,9 @@ TEST_CASE("an RC-equivariant model of the reverse complement gives the mirrored 
 
 TEST_CASE("a sweep engine says why it stops") {
   const Fixture fixture("caduceus_ph");
-  SweepEngine engine(fixture.model, tests::on_cpu(), 2, {65536, 1000, {}});
+  SweepMemory tight = in_memory();
+  tight.rows_bytes = 1000;
+  SweepEngine engine(fixture.model, tests::on_cpu(), 2, tight);
   CHECK_THROWS_AS(sweep(engine, fixture.model, {fixture.tokens}, kFinalLayer), ResourceError);
   SweepEngine other(fixture.model, tests::on_cpu(), 2, in_memory(256));
   SweepSequence sequence;
