@@ -2,7 +2,8 @@
 //
 // How the work is split. A block of a sweep is a pass of as many rows as memory allows, with one launch of each kernel a
 // half layer (kernels/batch.h: spans, segments). Two passes are under way on two streams: the later one waits for the
-// carry alone. Rows between sweeps stay on the GPU where they fit `device.memory`; else they lie in page-locked host
+// carry alone. Sequences that fit a pass do not wait for sweeps: the pass goes through all layers at once, with the same
+// operations in the same order, but what both directions of a layer begin with is computed once. Rows between sweeps stay on the GPU where they fit `device.memory`; else they lie in page-locked host
 // memory, or in a file, and are copied beside the computing.
 #include <algorithm>
 #include <cstdio>
@@ -74,6 +75,7 @@ class DeviceSweeps : public SweepEngine::Backend {
         device_memory_(device.memory),
         width_(model.config().d_model),
         stride_(padded_width(width_)),
+        half_width_(device_half_width(model)),
         vocab_(model.config().vocab_size),
         element_(kernels::dtype_bytes(device.dtype)),
         strands_(model.config().rcps ? 2 : 1),
@@ -99,9 +101,12 @@ class DeviceSweeps : public SweepEngine::Backend {
     runs_ = strand_runs(model_, sequences);
     total_rows_ = runs_.empty() ? 0 : runs_.back().row + runs_.back().length;
     try {
+      sort_runs();
       place_rows();
-      for (const Sweep& sweep : plan_sweeps(model_, layers_wanted(model_, wanted))) {
-        run_sweep(sweep, sequences, poll);
+      const std::vector<Sweep> sweeps = plan_sweeps(model_, layers_wanted(model_, wanted));
+      run_short(sweeps, sequences, poll);
+      if (!long_runs_.empty()) {
+        for (const Sweep& sweep : sweeps) run_sweep(sweep, sequences, poll);
       }
       for (size_t i = 0; i < sequences.size(); ++i) hand_over(sequences[i], i, wanted, poll);
     } catch (...) {
@@ -209,7 +214,7 @@ class DeviceSweeps : public SweepEngine::Backend {
                                        kMostPieces);
   }
 
-  int64_t row_bytes() const { return stride_ * (4 + element_); }
+  int64_t row_bytes() const { return stride_ * 4 + half_width_ * element_; }
 
   // Of one lane, for `rows` rows of a pass.
   int64_t workspace_bytes(int64_t rows) const {
@@ -278,6 +283,22 @@ class DeviceSweeps : public SweepEngine::Backend {
     carries_ = DeviceBuffer(exec_, 4 * state_floats_ * kCarries, "the states of sequences");
   }
 
+  // Sequences that fit a pass come first in the store, so that both kinds lie together.
+  void sort_runs() {
+    short_runs_.clear();
+    long_runs_.clear();
+    for (size_t i = 0; i < runs_.size(); ++i) {
+      (runs_[i].length <= pass_rows_ ? short_runs_ : long_runs_).push_back(i);
+    }
+    int64_t row = 0;
+    for (const std::vector<size_t>* list : {&short_runs_, &long_runs_}) {
+      for (const size_t i : *list) {
+        runs_[i].row = row;
+        row += runs_[i].length;
+      }
+    }
+  }
+
   // Decides where the rows between sweeps lie.
   void place_rows() {
     const int64_t bytes = total_rows_ * row_bytes();
@@ -310,7 +331,7 @@ class DeviceSweeps : public SweepEngine::Backend {
     for (const std::unique_ptr<Lane>& lane : lanes_) {
       if (lane->residual.bytes() == 0) {
         lane->residual = DeviceBuffer(lane->exec, pass_rows_ * stride_ * 4, "activations");
-        lane->half = DeviceBuffer(lane->exec, pass_rows_ * stride_ * element_, "activations");
+        lane->half = DeviceBuffer(lane->exec, pass_rows_ * half_width_ * element_, "activations");
       }
       if (store_->memory() == nullptr && lane->staged.bytes() == 0) {
         lane->staged = PinnedBuffer(std::max(pass_rows_ * row_bytes(), 2 * staged_results()));
@@ -320,7 +341,7 @@ class DeviceSweeps : public SweepEngine::Backend {
 
   bool resident() const { return store_ == nullptr; }
   int64_t half_offset(int64_t row) const {
-    return total_rows_ * stride_ * 4 + row * stride_ * element_;
+    return total_rows_ * stride_ * 4 + row * half_width_ * element_;
   }
   float* residual_rows(const Lane& lane, int64_t row) const {
     return resident() ? rows_.as<float>() + row * stride_ : lane.residual.as<float>();
@@ -351,7 +372,7 @@ class DeviceSweeps : public SweepEngine::Backend {
     store_->write(block.row * stride_ * 4, host_residual(lane, block.row),
                   block.rows * stride_ * 4);
     store_->write(half_offset(block.row), host_half(lane, block.row),
-                  block.rows * stride_ * element_);
+                  block.rows * half_width_ * element_);
   }
 
   // Everything queued so far comes before what is queued from now on, on any lane.
@@ -372,10 +393,8 @@ class DeviceSweeps : public SweepEngine::Backend {
   void run_sweep(const Sweep& sweep, std::span<const SweepSequence> sequences,
                  const std::function<void()>& poll) {
     const std::vector<SweepBlock> blocks =
-        cut_blocks(runs_, sweep.reverse, pass_rows_, kSegmentBases, most_pieces_);
+        cut_blocks(runs_, long_runs_, sweep.reverse, pass_rows_, kSegmentBases, most_pieces_);
     turns_.assign(runs_.size(), 0);
-    int64_t halves = 0;
-    for (const SweepStage& stage : sweep.stages) halves += stage.part == StagePart::whole ? 2 : 1;
     Lane* before = nullptr;
     for (const SweepBlock& block : blocks) {
       if (poll) poll();
@@ -383,43 +402,103 @@ class DeviceSweeps : public SweepEngine::Backend {
       settle(lane);
       launch(sweep, block, lane, before, sequences);
       before = &lane;
-      half_layers_done += halves * block.rows;
+      half_layers_done += halves_of(sweep) * block.rows;
     }
+    end_sweep();
+  }
+
+  void end_sweep() {
     if (!resident() && store_->memory() == nullptr) {
       for (const std::unique_ptr<Lane>& lane : lanes_) settle(*lane);
     }
     join_lanes();
   }
 
-  void launch(const Sweep& sweep, const SweepBlock& block, Lane& lane, const Lane* before,
-              std::span<const SweepSequence> sequences) {
+  // Sequences that fit a pass: as many as fit it go through all layers together.
+  void run_short(const std::vector<Sweep>& sweeps, std::span<const SweepSequence> sequences,
+                 const std::function<void()>& poll) {
+    turns_.assign(runs_.size(), 0);
+    Lane* before = nullptr;
+    for (size_t first = 0; first < short_runs_.size();) {
+      if (poll) poll();
+      SweepBlock block;
+      block.row = runs_[short_runs_[first]].row;
+      for (; first < short_runs_.size(); ++first) {
+        const int64_t length = runs_[short_runs_[first]].length;
+        if (block.rows + length > pass_rows_) break;
+        if (static_cast<int64_t>(block.pieces.size()) == most_pieces_) break;
+        if (length > 0) block.pieces.push_back({short_runs_[first], 0, length});
+        block.rows += length;
+      }
+      if (block.rows == 0) continue;
+      Lane& lane = before == lanes_[0].get() ? *lanes_[1] : *lanes_[0];
+      settle(lane);
+      const Pass pass = lay_tables(false, true, block, lane, sequences);
+      embed(pass, block, lane);
+      Stream stream{residual_rows(lane, block.row), half_rows(lane, block.row)};
+      for (const Sweep& sweep : sweeps) {
+        for (const SweepStage& stage : sweep.stages) {
+          zero_states(lane, pass);
+          run_stage(stage, sweep.reverse, stage.part == StagePart::finish, 0, pass, block, lane,
+                    stream);
+        }
+        half_layers_done += block.rows * halves_of(sweep);
+      }
+      add_pending(block, lane, stream);
+      save_rows(block, lane, stream);
+      before = &lane;
+    }
+    end_sweep();
+  }
+
+  static int64_t halves_of(const Sweep& sweep) {
+    int64_t halves = 0;
+    for (const SweepStage& stage : sweep.stages) halves += stage.part == StagePart::whole ? 2 : 1;
+    return halves;
+  }
+
+  // The tables of a pass on the device.
+  struct Pass {
+    kernels::DeviceBatch batch;
+    const int32_t* tokens = nullptr;
+    int64_t own_states = 0;  // states of the lane that are in use
+    bool goes_on = false;    // a sequence comes from the pass before
+  };
+
+  // The rows of a pass and what is still to be added to them.
+  struct Stream {
+    float* residual = nullptr;
+    void* half = nullptr;
+    const void* pending = nullptr;
+    const void* times = nullptr;  // after multiplying with these
+  };
+
+  // Tables, in one block of page-locked memory and one copy. Sequences that lie in this pass alone have states of the
+  // lane; of those that go on, the states are zero where they begin.
+  Pass lay_tables(bool reverse, bool wants_tokens, const SweepBlock& block, Lane& lane,
+                  std::span<const SweepSequence> sequences) {
     DeviceExec& exec = lane.exec;
-    // Tables, in one block of page-locked memory and one copy.
+    Pass pass;
     std::vector<kernels::DeviceSpan> spans;
-    bool goes_on = false;  // a sequence comes from the pass before
-    int64_t own_states = 0;
     for (const SweepPiece& piece : block.pieces) {
       const StrandRun& run = runs_[piece.run];
       const bool low_end = piece.start == 0;
       const bool high_end = piece.start + piece.length == run.length;
-      const bool begins = sweep.reverse ? high_end : low_end;
+      const bool begins = reverse ? high_end : low_end;
       kernels::DeviceSpan span;
       span.row = run.row + piece.start - block.row;
       span.length = piece.length;
       span.turn = turns_[piece.run];
       if (low_end && high_end) {
-        span.state = lane.states.as<float>() + state_floats_ * own_states++;
+        span.state = lane.states.as<float>() + state_floats_ * pass.own_states++;
       } else {
         if (begins) carry_ = (carry_ + 1) % kCarries;
         span.state = carries_.as<float>() + state_floats_ * carry_;
         if (begins) kernels::zero_on_device(exec, span.state, 4 * state_floats_);
-        goes_on = goes_on || !begins;
+        pass.goes_on = pass.goes_on || !begins;
       }
       if (piece.length >= kSegmentBases) turns_[piece.run] = 1 - turns_[piece.run];
       spans.push_back(span);
-    }
-    if (own_states > 0) {
-      kernels::zero_on_device(exec, lane.states.data(), 4 * state_floats_ * own_states);
     }
     const std::vector<kernels::DeviceSegment> segments = kernels::cut_segments(spans);
     auto* at = lane.host_tables.as<std::byte>();
@@ -430,14 +509,12 @@ class DeviceSweeps : public SweepEngine::Backend {
       at += (bytes + 15) / 16 * 16;
       return lane.tables.as<std::byte>() + offset;
     };
-    kernels::DeviceBatch batch;
-    batch.spans = reinterpret_cast<const kernels::DeviceSpan*>(put(spans));
-    batch.segments = reinterpret_cast<const kernels::DeviceSegment*>(put(segments));
-    batch.rows = block.rows;
-    batch.span_count = static_cast<int64_t>(spans.size());
-    batch.segment_count = static_cast<int64_t>(segments.size());
-    const auto tokens_offset = at - lane.host_tables.as<std::byte>();
-    if (sweep.first) {
+    pass.batch.spans = reinterpret_cast<const kernels::DeviceSpan*>(put(spans));
+    pass.batch.segments = reinterpret_cast<const kernels::DeviceSegment*>(put(segments));
+    pass.batch.rows = block.rows;
+    pass.batch.span_count = static_cast<int64_t>(spans.size());
+    pass.batch.segment_count = static_cast<int64_t>(segments.size());
+    if (wants_tokens) {
       auto* tokens = reinterpret_cast<int32_t*>(at);
       for (size_t i = 0; i < block.pieces.size(); ++i) {
         const SweepPiece& piece = block.pieces[i];
@@ -445,71 +522,115 @@ class DeviceSweeps : public SweepEngine::Backend {
         read_tokens(model_, sequences[run.sequence], run.mirror, piece.start, piece.length,
                     tokens + spans[i].row);
       }
+      pass.tokens = reinterpret_cast<const int32_t*>(lane.tables.as<std::byte>() +
+                                                     (at - lane.host_tables.as<std::byte>()));
       at += 4 * block.rows;
     }
     kernels::copy_to_device(exec, lane.tables.data(), lane.host_tables.as<std::byte>(),
                             at - lane.host_tables.as<std::byte>());
+    return pass;
+  }
 
-    float* residual = residual_rows(lane, block.row);
-    void* half = half_rows(lane, block.row);
+  void zero_states(Lane& lane, const Pass& pass) const {
+    if (pass.own_states == 0) return;
+    kernels::zero_on_device(lane.exec, lane.states.data(), 4 * state_floats_ * pass.own_states);
+  }
+
+  void embed(const Pass& pass, const SweepBlock& block, Lane& lane) const {
+    kernels::token_embedding(lane.exec, {block.rows, vocab_, stride_, pass.tokens,
+                                         embedding_.as<const float>(),
+                                         residual_rows(lane, block.row)});
+  }
+
+  void launch(const Sweep& sweep, const SweepBlock& block, Lane& lane, const Lane* before,
+              std::span<const SweepSequence> sequences) {
+    const Pass pass = lay_tables(sweep.reverse, sweep.first, block, lane, sequences);
+    Stream stream{residual_rows(lane, block.row), half_rows(lane, block.row)};
+    zero_states(lane, pass);
     if (sweep.first) {
-      kernels::token_embedding(
-          exec, {block.rows, vocab_, stride_,
-                 reinterpret_cast<const int32_t*>(lane.tables.as<std::byte>() + tokens_offset),
-                 embedding_.as<const float>(), residual});
-    } else if (!resident()) {
-      std::byte* from = host_residual(lane, block.row);
-      std::byte* from_half = host_half(lane, block.row);
-      if (store_->memory() == nullptr) {
-        store_->read(block.row * stride_ * 4, from, block.rows * stride_ * 4);
-        store_->read(half_offset(block.row), from_half, block.rows * stride_ * element_);
-      }
-      kernels::copy_to_device(exec, residual, from, block.rows * stride_ * 4);
-      kernels::copy_to_device(exec, half, from_half, block.rows * stride_ * element_);
+      embed(pass, block, lane);
+    } else {
+      load_rows(block, lane, stream);
     }
-
-    const void* pending = nullptr;  // to be added to the stream
-    const void* times = nullptr;    // after multiplying with these
-    const auto add_norm = [&](const Norm& norm, void* out) {
-      kernels::DeviceAddNormArgs args = norm_args(norm, block.rows, residual);
-      args.hidden_LD = pending;
-      args.times_LD = times;
-      args.out_LD = out;
-      kernels::add_norm(exec, args);
-      pending = nullptr;
-      times = nullptr;
-    };
-    const bool multiplies = model_.config().directions == Directions::multiply;
     int64_t state_offset = 0;
     for (size_t s = 0; s < sweep.stages.size(); ++s) {
       const SweepStage& stage = sweep.stages[s];
-      const Layer& layer = layers_[static_cast<size_t>(stage.layer)];
-      add_norm(layer.norm, lane.input.data());
-      DeviceMixerCall call;
-      call.batch = batch;
-      call.input_LD = lane.input.data();
-      call.workspace = lane.workspace.as<std::byte>();
-      call.state_offset = state_offset;
-      call.reverse = sweep.reverse;
-      call.accumulate = stage.part == StagePart::finish && !multiplies;
-      const bool to_half = stage.part == StagePart::begin || call.accumulate;
-      call.out_LD = to_half ? half : lane.input.data();
       // The pass before has left this half layer's states behind.
-      if (goes_on) before->stage_done[s]->hold(exec);
-      const DeviceMixer& mixer = layer.mixer(sweep.reverse);
-      mixer.forward(exec, call);
+      if (pass.goes_on) before->stage_done[s]->hold(lane.exec);
+      run_stage(stage, sweep.reverse, false, state_offset, pass, block, lane, stream);
       lane.stage_done[s]->record();
-      state_offset += mixer.state_floats();
-      if (stage.part == StagePart::begin) continue;
-      pending = call.out_LD;
-      if (stage.part == StagePart::finish && multiplies) times = half;
+      state_offset +=
+          layers_[static_cast<size_t>(stage.layer)].mixer(sweep.reverse).state_floats();
     }
-    if (pending != nullptr) add_norm(final_norm_, nullptr);
+    add_pending(block, lane, stream);
+    save_rows(block, lane, stream);
+  }
+
+  // `follows`: this layer's other direction has just been begun on this lane.
+  void run_stage(const SweepStage& stage, bool reverse, bool follows, int64_t state_offset,
+                 const Pass& pass, const SweepBlock& block, Lane& lane, Stream& stream) {
+    const Layer& layer = layers_[static_cast<size_t>(stage.layer)];
+    const DeviceMixer& mixer = layer.mixer(reverse);
+    if (!follows) add_norm(layer.norm, lane.input.data(), block, lane, stream);
+    const bool begins = stage.part == StagePart::begin;
+    const bool finishes = stage.part == StagePart::finish;
+    const bool multiplies = model_.config().directions == Directions::multiply;
+    DeviceMixerCall call;
+    call.batch = pass.batch;
+    call.input_LD = lane.input.data();
+    call.workspace = lane.workspace.as<std::byte>();
+    call.state_offset = state_offset;
+    call.reverse = reverse;
+    if (mixer.half_width() > 0 && stage.part != StagePart::whole) {
+      call.part = begins ? DevicePart::begin : DevicePart::finish;
+      call.half = stream.half;
+      call.follows_begin = follows;
+      call.out_LD = lane.input.data();
+    } else {
+      call.accumulate = finishes && !multiplies;
+      call.out_LD = begins || call.accumulate ? stream.half : lane.input.data();
+    }
+    mixer.forward(lane.exec, call);
+    if (begins) return;
+    stream.pending = call.out_LD;
+    if (finishes && multiplies) stream.times = stream.half;
+  }
+
+  void add_norm(const Norm& norm, void* out, const SweepBlock& block, Lane& lane,
+                Stream& stream) const {
+    kernels::DeviceAddNormArgs args = norm_args(norm, block.rows, stream.residual);
+    args.hidden_LD = stream.pending;
+    args.times_LD = stream.times;
+    args.out_LD = out;
+    kernels::add_norm(lane.exec, args);
+    stream.pending = nullptr;
+    stream.times = nullptr;
+  }
+
+  void add_pending(const SweepBlock& block, Lane& lane, Stream& stream) const {
+    if (stream.pending != nullptr) add_norm(final_norm_, nullptr, block, lane, stream);
+  }
+
+  void load_rows(const SweepBlock& block, Lane& lane, const Stream& stream) const {
+    if (resident()) return;
+    std::byte* from = host_residual(lane, block.row);
+    std::byte* from_half = host_half(lane, block.row);
+    if (store_->memory() == nullptr) {
+      store_->read(block.row * stride_ * 4, from, block.rows * stride_ * 4);
+      store_->read(half_offset(block.row), from_half, block.rows * half_width_ * element_);
+    }
+    kernels::copy_to_device(lane.exec, stream.residual, from, block.rows * stride_ * 4);
+    kernels::copy_to_device(lane.exec, stream.half, from_half,
+                            block.rows * half_width_ * element_);
+  }
+
+  // Ends a pass.
+  void save_rows(const SweepBlock& block, Lane& lane, const Stream& stream) const {
     if (!resident()) {
-      kernels::copy_to_host(exec, host_residual(lane, block.row), residual,
+      kernels::copy_to_host(lane.exec, host_residual(lane, block.row), stream.residual,
                             block.rows * stride_ * 4);
-      kernels::copy_to_host(exec, host_half(lane, block.row), half,
-                            block.rows * stride_ * element_);
+      kernels::copy_to_host(lane.exec, host_half(lane, block.row), stream.half,
+                            block.rows * half_width_ * element_);
       lane.saves = store_->memory() == nullptr;
       lane.block = block;
     }
@@ -690,6 +811,7 @@ class DeviceSweeps : public SweepEngine::Backend {
   int64_t device_memory_;
   int64_t width_;
   int64_t stride_;
+  int64_t half_width_;
   int64_t vocab_;
   int64_t element_;
   int64_t strands_;
@@ -711,6 +833,8 @@ class DeviceSweeps : public SweepEngine::Backend {
   int64_t store_bytes_ = 0;
   int64_t total_rows_ = 0;
   std::vector<StrandRun> runs_;
+  std::vector<size_t> short_runs_;  // those that fit a pass
+  std::vector<size_t> long_runs_;   // those that sweeps are for
   std::vector<int32_t> turns_;  // of each run: which of its two conv states is the last
   AlignedFloats joined_;
   std::vector<std::unique_ptr<Lane>> lanes_;  // last: their buffers go first

@@ -37,6 +37,7 @@ Block take_block(const ModelConfig& config, TensorLoader tensors, bool flipped) 
     std::swap(reverse.name, reverse.shares);
     block.reverse = make_mixer(config, mixers, reverse);
   }
+  if (block.reverse) Mixer::pair(*block.forward, *block.reverse);
   if (flipped) std::swap(block.forward, block.reverse);
   return block;
 }

@@ -6,6 +6,7 @@
 #include <future>
 #include <limits>
 #include <mutex>
+#include <numeric>
 #include <vector>
 
 #include "kernels/add_norm.h"
@@ -69,6 +70,8 @@ class CpuSweeps : public SweepEngine::Backend {
            const std::function<void()>& poll) override {
     runs_ = strand_runs(model_, sequences);
     total_rows_ = runs_.empty() ? 0 : runs_.back().row + runs_.back().length;
+    all_runs_.resize(runs_.size());
+    std::iota(all_runs_.begin(), all_runs_.end(), size_t{0});
     open_store();
     const int64_t layers = layers_wanted(model_, wanted);
     for (const Sweep& sweep : plan_sweeps(model_, layers)) run_sweep(sweep, sequences, poll);
@@ -173,7 +176,7 @@ class CpuSweeps : public SweepEngine::Backend {
       states_[i] = stage_mixer(model_, stage, sweep.reverse).zero_state();
     }
     const std::vector<SweepBlock> blocks =
-        cut_blocks(runs_, sweep.reverse, memory_.block_rows, kTileRows, kMostPieces);
+        cut_blocks(runs_, all_runs_, sweep.reverse, memory_.block_rows, kTileRows, kMostPieces);
     const bool in_memory = store_ == nullptr || store_->memory() != nullptr;
     std::vector<BlockBuffer> buffers(kBlocks);
     const auto start_loading = [&](size_t b) {
@@ -453,6 +456,7 @@ class CpuSweeps : public SweepEngine::Backend {
   int64_t store_bytes_ = 0;
   int64_t total_rows_ = 0;
   std::vector<StrandRun> runs_;
+  std::vector<size_t> all_runs_;    // their numbers
   std::vector<LayerState> states_;  // [runs, stages] of the sweep under way
 };
 
@@ -483,8 +487,8 @@ int64_t SweepEngine::half_layers(const Model& model, const SweepWanted& wanted) 
 int64_t SweepEngine::store_bytes(const Model& model, const ComputeDevice& device) {
   const int64_t strands = model.config().rcps ? 2 : 1;
   if (!device.cuda) return strands * 2 * kFloat * model.config().d_model;
-  return strands * padded_width(model.config().d_model) *
-         (kFloat + kernels::dtype_bytes(device.dtype));
+  return strands * (padded_width(model.config().d_model) * kFloat +
+                    device_half_width(model) * kernels::dtype_bytes(device.dtype));
 }
 
 int64_t SweepEngine::workspace_bytes(const Model& model, const ComputeDevice& device, int threads,

@@ -71,12 +71,12 @@ void read_tokens(const Model& model, const SweepSequence& sequence, bool mirror,
   for (int64_t i = 0; i < count; ++i) tokens[i] = complement[static_cast<size_t>(tokens[i])];
 }
 
-std::vector<SweepBlock> cut_blocks(std::span<const StrandRun> runs, bool reverse, int64_t rows,
-                                   int64_t grid, int64_t most_pieces) {
+std::vector<SweepBlock> cut_blocks(std::span<const StrandRun> runs, std::span<const size_t> named,
+                                   bool reverse, int64_t rows, int64_t grid, int64_t most_pieces) {
   rows = std::max(rows / grid, int64_t{1}) * grid;
   std::vector<SweepBlock> blocks;
-  for (size_t i = 0; i < runs.size(); ++i) {
-    const size_t r = reverse ? runs.size() - 1 - i : i;
+  for (size_t i = 0; i < named.size(); ++i) {
+    const size_t r = named[reverse ? named.size() - 1 - i : i];
     const int64_t length = runs[r].length;
     for (int64_t done = 0; done < length;) {
       int64_t count = 0;
@@ -97,6 +97,13 @@ std::vector<SweepBlock> cut_blocks(std::span<const StrandRun> runs, bool reverse
     }
   }
   return blocks;
+}
+
+int64_t device_half_width(const Model& model) {
+  const ModelConfig& config = model.config();
+  const bool shares = config.mixer == MixerKind::mamba1 && config.tied_directions &&
+                      config.directions == Directions::add;
+  return padded_width(shares ? std::max(config.d_inner, config.d_model) : config.d_model);
 }
 
 int64_t layers_wanted(const Model& model, const SweepWanted& wanted) {

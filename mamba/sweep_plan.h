@@ -65,11 +65,15 @@ struct SweepBlock {
   std::vector<SweepPiece> pieces;
 };
 
-// All rows in the order of a sweep (a reverse one begins at the end of the last run), in blocks of at most `rows` rows
+// The rows in the order of a sweep (a reverse one begins at the end of the last run), in blocks of at most `rows` rows
 // and `most_pieces` pieces. A run that goes on in another block is cut at a multiple of `grid` from where the sweep
 // enters it.
-std::vector<SweepBlock> cut_blocks(std::span<const StrandRun> runs, bool reverse, int64_t rows,
-                                   int64_t grid, int64_t most_pieces);
+// Of the runs named, whose rows follow each other in the store.
+std::vector<SweepBlock> cut_blocks(std::span<const StrandRun> runs, std::span<const size_t> named,
+                                   bool reverse, int64_t rows, int64_t grid, int64_t most_pieces);
+
+// Elements of the device's rows of half a layer: of E where the directions share out_proj (mixer.h), else of D.
+int64_t device_half_width(const Model& model);
 
 // How many layers the results need.
 int64_t layers_wanted(const Model& model, const SweepWanted& wanted);
