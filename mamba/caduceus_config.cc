@@ -1,5 +1,6 @@
 #include "mamba/caduceus_config.h"
 
+#include <algorithm>
 #include <charconv>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -90,11 +91,11 @@ std::vector<int32_t> parse_complement(const Keys& keys, const TensorStore& tenso
       source = name;
       return;
     }
-    for (size_t i = 0; i < map.size(); ++i) {
-      if (map[i] == other[i]) continue;
-      keys.fail(source + " maps token " + std::to_string(i) + " to " + std::to_string(map[i]) +
-                ", " + name + " to " + std::to_string(other[i]) + "; they must agree");
-    }
+    const auto [one, two] = std::mismatch(map.begin(), map.end(), other.begin());
+    if (one == map.end()) return;
+    keys.fail(source + " maps token " + std::to_string(one - map.begin()) + " to " +
+              std::to_string(*one) + ", " + name + " to " + std::to_string(*two) +
+              "; they must agree");
   };
   if (const json* table = keys.find("complement_map"); table != nullptr) {
     join(complement_of_config(keys, *table, vocab_size), "key 'complement_map'");

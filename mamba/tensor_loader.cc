@@ -108,8 +108,8 @@ AlignedFloats TensorLoader::take_tied(const std::string& primary, const std::str
   if (values != other) {
     throw DataError(books_->where + ": tensors " + quote(first->name) + " and " +
                     quote(second->name) +
-                    " differ, but config.json ties them (tie_embeddings, tie_word_embeddings); "
-                    "set it to false if the model was trained with two");
+                    " differ, but config.json ties them (tie_embeddings, tie_word_embeddings, "
+                    "bidirectional_weight_tie); set it to false if the model was trained with two");
   }
   return values;
 }

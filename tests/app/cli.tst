@@ -524,6 +524,25 @@ info of a checkpoint
   out ^layers	3$
   out ^d_model	32$
   out ^sha256	dbcda61038c7e6de0e18397b9d5c677c7ec1a09dcbd8e6b398c196ab166c50d8$
+  out ^family	mamba_ssm, Mamba-1$
+  out ^objective	causal \(next base\)$
+  out ^rc_equivariant	no$
+info of Caduceus
+  $ chromamba info $models/caduceus_ph
+  out ^family	caduceus, Mamba-1, both directions \(add, tied\)$
+  out ^objective	masked \(a hidden base\)$
+  out ^tokens	A 7, C 8, G 9, T 10, N 11, mask 3$
+  out ^score	.*--mask-stride
+info of Caduceus, reverse-complement equivariant
+  $ chromamba info $models/caduceus_ps
+  out ^family	caduceus, Mamba-1, both directions \(add, tied\), reverse-complement equivariant$
+  out ^rc_equivariant	yes$
+  out ^trained_bases	131072$
+  out ^strands	forward, reverse, both, mean$
+config.json of a hybrid
+  $ chromamba info $models/hybrid
+  exit 1
+  err hybrid/config\.json: a hybrid with attention layers \('attn_layer_idx' is set\)
 shards are the same model
   $ chromamba score ref.fa $L -q --no-version -o a.bedgraph
   $ chromamba score ref.fa -m $models/shards -q --no-version -o b.bedgraph

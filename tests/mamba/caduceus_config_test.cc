@@ -224,6 +224,24 @@ TEST_CASE("the configuration of PlantCAD2: Mamba-2 by its tensors") {
                  "'ssm_cfg.ngroups' is '5', expected a divisor"));
 }
 
+TEST_CASE("the configurations of the Caduceus fixtures") {
+  for (const bool rcps : {false, true}) {
+    const std::string folder = testing::data_path(rcps ? "caduceus_ps" : "caduceus_ph");
+    const auto store = open_safetensors(folder + "/model.safetensors");
+    const std::string path = folder + "/config.json";
+    const ModelConfig model = parse_config(read_json_file(path, {}), *store, path);
+    CHECK(model.family == "caduceus");
+    CHECK(model.rcps == rcps);
+    CHECK(model.rcps_swaps == rcps);
+    CHECK(model.tied_directions);
+    CHECK(model.vocab_size_unpadded == 12);
+    CHECK(model.complement == padded({0, 1, 2, 3, 4, 5, 6, 10, 9, 8, 7, 11}, 16));
+    CHECK(store->find(model.embedding_name) != nullptr);
+    CHECK(store->find(model.backbone + "layers.2." + model.mixer_prefix + model.reverse_prefix +
+                      "A_log") != nullptr);
+  }
+}
+
 TEST_CASE("defaults of the published code") {
   const ModelConfig model = parse(kSmall);
   CHECK(model.family == "caduceus");

@@ -63,6 +63,21 @@ TEST_CASE("the configurations of the fixtures") {
   CHECK(hf.d_inner == 96);
   CHECK(hf.embedding_name == "backbone.embeddings.weight");
   CHECK(parse_fixture("human-d128").n_layer == 8);
+
+  for (const char* name : {"mamba2_ref", "mamba2_hf"}) {
+    const ModelConfig second = parse_fixture(name);
+    CHECK(second.mixer == MixerKind::mamba2);
+    CHECK(second.family == (std::string(name) == "mamba2_ref" ? "mamba_ssm" : "hf_mamba2"));
+    CHECK(second.objective == "causal");
+    CHECK(second.d_state == 32);
+    CHECK(second.d_inner == 128);
+    CHECK(second.n_heads == 8);
+    CHECK(second.head_dim == 16);
+    CHECK(second.n_groups == 1);
+    CHECK(second.dt_min == 0.0);
+    CHECK(second.dt_max == std::numeric_limits<double>::infinity());
+    CHECK(second.tie_embeddings == (second.family == "mamba_ssm"));
+  }
 }
 
 TEST_CASE("mamba_ssm settings and defaults") {
