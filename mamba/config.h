@@ -1,9 +1,9 @@
 // The architecture of a checkpoint, from its config.json and, where that is silent, its tensors.
 //
-// Two dialects are read: that of the mamba_ssm package (d_model, n_layer, ssm_cfg; its MambaConfig
-// and Mamba classes give the defaults) and that of Hugging Face Transformers' `mamba` (hidden_size,
-// num_hidden_layers, state_size). Families that this version does not run (Mamba-2, Caduceus,
-// blocks with attention or an MLP) are refused by name.
+// Two dialects are read: that of the mamba_ssm package (d_model, n_layer, ssm_cfg; its MambaConfig,
+// Mamba and Mamba2 classes give the defaults) and that of Hugging Face Transformers' `mamba` and
+// `mamba2` (hidden_size, num_hidden_layers, state_size). Families that this version does not run
+// (Caduceus, blocks with attention or an MLP) are refused by name.
 #pragma once
 
 #include <cstdint>

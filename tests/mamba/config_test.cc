@@ -1,6 +1,7 @@
 #include "mamba/config.h"
 
 #include <catch2/catch.hpp>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "mamba/json_text.h"
@@ -106,6 +107,125 @@ TEST_CASE("Hugging Face settings and defaults") {
   CHECK(contains(failure(base + R"(,"hidden_act":"gelu"})"), "gelu"));
 }
 
+TEST_CASE("mamba_ssm settings and defaults of Mamba-2") {
+  const ModelConfig model = parse(R"({"d_model":32,"n_layer":2,"vocab_size":12,"ssm_cfg":
+    {"layer":"Mamba2","d_state":24,"d_conv":3,"expand":3,"headdim":12,"d_ssm":96,"ngroups":4,
+    "D_has_hdim":true,"rmsnorm":false,"norm_before_gate":true,"dt_limit":[0.001,0.5],"bias":true,
+    "conv_bias":false,"chunk_size":64}})");
+  CHECK(model.family == "mamba_ssm");
+  CHECK(model.mixer == MixerKind::mamba2);
+  CHECK(model.d_state == 24);
+  CHECK(model.d_conv == 3);
+  CHECK(model.d_inner == 96);
+  CHECK(model.head_dim == 12);
+  CHECK(model.n_heads == 8);
+  CHECK(model.n_groups == 4);
+  CHECK(model.gated_norm_groups == 4);
+  CHECK(model.D_per_channel);
+  CHECK_FALSE(model.gated_norm);
+  CHECK(model.norm_before_gate);
+  CHECK(model.dt_min == 0.001);
+  CHECK(model.dt_max == 0.5);
+  CHECK(model.proj_bias);
+  CHECK_FALSE(model.conv_bias);
+
+  const std::string base = R"({"d_model":768,"n_layer":2,"vocab_size":50277,"norm_epsilon":1e-3,)"
+                           R"("ssm_cfg":{"layer":"Mamba2")";
+  const ModelConfig plain = parse(base + R"(,"d_ssm":null,"dt_limit":[0.0,Infinity]}})");
+  CHECK(plain.d_state == 128);
+  CHECK(plain.d_conv == 4);
+  CHECK(plain.d_inner == 1536);
+  CHECK(plain.head_dim == 64);
+  CHECK(plain.n_heads == 24);
+  CHECK(plain.n_groups == 1);
+  CHECK(plain.gated_norm_groups == 1);
+  CHECK_FALSE(plain.D_per_channel);
+  CHECK(plain.gated_norm);
+  CHECK_FALSE(plain.norm_before_gate);
+  CHECK(plain.dt_min == 0.0);
+  CHECK(plain.dt_max == std::numeric_limits<double>::infinity());
+  CHECK_FALSE(plain.proj_bias);
+  CHECK(plain.conv_bias);
+  CHECK(plain.norm_eps == 1e-3);
+  CHECK(plain.gated_norm_eps == 1e-5);
+  CHECK(parse(base + "}}").dt_max == std::numeric_limits<double>::infinity());
+
+  const auto refused = [&](const std::string& rest) { return failure(base + rest + "}}"); };
+  CHECK(contains(refused(R"(,"d_ssm":768)"), "key 'ssm_cfg.d_ssm' is '768', expected 1536"));
+  CHECK(contains(refused(R"(,"headdim":100)"),
+                 "'ssm_cfg.headdim' is '100', expected a divisor of the inner width 1536"));
+  CHECK(contains(refused(R"(,"ngroups":5)"), "'ssm_cfg.ngroups' is '5', expected a divisor of"));
+  CHECK(contains(refused(R"(,"ngroups":0)"), "'ssm_cfg.ngroups'"));
+  CHECK(contains(refused(R"(,"headdim":"64")"), "'ssm_cfg.headdim'"));
+  CHECK(contains(refused(R"(,"D_has_hdim":1)"), "'ssm_cfg.D_has_hdim'"));
+  for (const char* limit : {"7", "[0]", "[0,1,2]", R"([0,"Infinity"])", "[Infinity,Infinity]",
+                            "[0,NaN]", "[1,0.5]", "[0,-Infinity]"}) {
+    CAPTURE(limit);
+    CHECK(contains(refused(std::string(R"(,"dt_limit":)") + limit), "'ssm_cfg.dt_limit' is '"));
+  }
+}
+
+TEST_CASE("Mamba-1 or Mamba-2: the layer key, else the tensors") {
+  const std::string silent = R"({"d_model":64,"n_layer":1,"vocab_size":12})";
+  const Shapes first = {{"backbone.layers.0.mixer.dt_proj.weight", {1}}};
+  const Shapes second = {{"backbone.layers.0.mixer.dt_bias", {1}}};
+  CHECK(parse(silent, first).mixer == MixerKind::mamba1);
+  CHECK(parse(silent, second).mixer == MixerKind::mamba2);
+  CHECK(parse(silent, second).d_state == 128);
+  const auto layer = [](const std::string& name) {
+    return R"({"d_model":64,"n_layer":1,"vocab_size":12,"ssm_cfg":{"layer":")" + name + "\"}}";
+  };
+  CHECK(parse(layer("Mamba1"), first).mixer == MixerKind::mamba1);
+  CHECK(parse(layer("Mamba2"), second).mixer == MixerKind::mamba2);
+  CHECK(contains(failure(layer("Mamba1"), second), "expected 'Mamba2', since the weights have"));
+  CHECK(contains(failure(layer("Mamba2"), first), "'backbone.layers.0.mixer.dt_proj.weight'"));
+}
+
+TEST_CASE("Hugging Face settings and defaults of Mamba-2") {
+  const ModelConfig model = parse(R"({"model_type":"mamba2","hidden_size":32,"num_hidden_layers":2,
+    "vocab_size":13,"num_heads":8,"head_dim":12,"n_groups":4,"state_size":24,"conv_kernel":3,
+    "expand":3,"use_bias":true,"use_conv_bias":false,"layer_norm_epsilon":0.001,
+    "time_step_limit":[0.001,0.5],"tie_word_embeddings":true,"time_step_rank":"auto",
+    "rms_norm":true,"norm_before_gate":true,"chunk_size":256})");
+  CHECK(model.family == "hf_mamba2");
+  CHECK(model.mixer == MixerKind::mamba2);
+  CHECK(model.d_inner == 96);
+  CHECK(model.n_heads == 8);
+  CHECK(model.head_dim == 12);
+  CHECK(model.n_groups == 4);
+  CHECK(model.gated_norm_groups == 1);
+  CHECK(model.d_state == 24);
+  CHECK(model.d_conv == 3);
+  CHECK(model.proj_bias);
+  CHECK_FALSE(model.conv_bias);
+  CHECK(model.norm_eps == 0.001);
+  CHECK(model.gated_norm_eps == 0.001);
+  CHECK(model.gated_norm);
+  CHECK_FALSE(model.norm_before_gate);
+  CHECK(model.dt_min == 0.001);
+  CHECK(model.dt_max == 0.5);
+  CHECK(model.tie_embeddings);
+
+  const std::string base =
+      R"({"model_type":"mamba2","hidden_size":4096,"num_hidden_layers":64,"vocab_size":32768)";
+  const ModelConfig plain = parse(base + "}");
+  CHECK(plain.n_heads == 128);
+  CHECK(plain.head_dim == 64);
+  CHECK(plain.n_groups == 8);
+  CHECK(plain.d_state == 128);
+  CHECK_FALSE(plain.tie_embeddings);
+  CHECK(plain.dt_max == std::numeric_limits<double>::infinity());
+  for (const char* infinity : {"Infinity", R"({"__float__":"Infinity"})"}) {
+    CHECK(parse(base + R"(,"time_step_limit":[0.0,)" + infinity + "]}").dt_max ==
+          std::numeric_limits<double>::infinity());
+  }
+  CHECK(contains(failure(base + R"(,"num_heads":64})"),
+                 "'num_heads' is '64', expected num_heads times head_dim (64) to be 8192"));
+  CHECK(contains(failure(base + R"(,"n_groups":3})"), "'n_groups' is '3'"));
+  CHECK(contains(failure(base + R"(,"hidden_act":"gelu"})"), "gelu"));
+  CHECK(contains(failure(R"({"model_type":"mamba2","hidden_size":64})"), "'num_hidden_layers'"));
+}
+
 TEST_CASE("names in the checkpoint follow the tensors") {
   const std::string ssm = R"({"d_model":1,"n_layer":1,"vocab_size":1})";
   CHECK(parse(ssm, {{"backbone.embeddings.weight", {1}}}).embedding_name ==
@@ -161,18 +281,21 @@ TEST_CASE("families that are not run are refused by name") {
     json changed = base;
     changed[json::json_pointer(key)] = value;
     std::string message = failure(changed.dump(), shapes);
-    CHECK(contains(message, "is not a model this version runs (it runs: mamba)"));
+    CHECK(contains(message,
+                   "is not a model this version runs (it runs: Mamba-1, Mamba-2, Caduceus)"));
     return message;
   };
-  for (const char* type : {"caduceus", "mamba2", "bert", "falcon_mamba", "jamba"}) {
+  for (const char* type : {"caduceus", "bert", "falcon_mamba", "jamba"}) {
     CHECK(contains(with("/model_type", type), "model_type '" + std::string(type) + "'"));
   }
   CHECK(contains(with("/bidirectional", true), "Caduceus"));
   CHECK(contains(with("/rcps", true), "Caduceus"));
-  CHECK(contains(with("/ssm_cfg/layer", "Mamba2"), "'Mamba2'"));
+  CHECK(contains(with("/ssm_cfg/layer", "Mamba3"), "ssm_cfg.layer 'Mamba3'"));
+  CHECK(contains(with("/ssm_cfg/layer", json::array()), "ssm_cfg.layer 'array'"));
   CHECK(contains(with("/attn_layer_idx", json::array({3})), "attention"));
+  CHECK(contains(with("/attention_layers_idx", json::array({3})), "attention"));
   CHECK(contains(with("/d_intermediate", 64), "MLP"));
-  CHECK(contains(with("/x", 1, {{"backbone.layers.0.mixer.dt_bias", {2}}}), "Mamba-2"));
+  CHECK(contains(with("/mlp_intermediate_size", 64), "MLP"));
   CHECK(contains(with("/x", 1, {{"c.layers.0.mixer.mamba_fwd.D", {2}}}), "Caduceus"));
   CHECK_NOTHROW(parse(R"({"d_model":32,"n_layer":2,"vocab_size":12,"bidirectional":false,
                           "rcps":false,"model_type":"mamba"})"));
