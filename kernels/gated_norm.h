@@ -39,6 +39,27 @@ struct GatedNormArgs {
 
 void gated_norm(Exec& exec, const GatedNormArgs& args);
 
+// On a device: the same over rows of any sequences, y, z and out in the context's element type; groups of a multiple of 8
+// channels, strides multiples of 8, 16-byte aligned. One warp owns a group of a row; 8 values a lane and load. Bytes a
+// base, bf16: 6·E; unfused (gate, norm, scale) it would be 12·E.
+struct DeviceGatedNormArgs {
+  GatedNormKind kind = GatedNormKind::gate_first;
+  int64_t rows = 0;
+  int64_t channels = 0;  // E
+  int64_t groups = 1;
+  int64_t counted =
+      0;  // channels of a group that are no padding (which must be zero): what the mean divides by
+  float eps = 1e-5F;
+  const void* y_LE = nullptr;
+  int64_t y_stride = 0;
+  const void* z_LE = nullptr;
+  int64_t z_stride = 0;
+  const float* weight_E = nullptr;
+  void* out_LE = nullptr;  // may be y
+  int64_t out_stride = 0;
+};
+void gated_norm(DeviceExec& exec, const DeviceGatedNormArgs& args);
+
 namespace detail {
 void gated_norm_simd(const GatedNormArgs& args);
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 #include <vector>
 
 #include "kernels/check.h"
@@ -59,6 +60,14 @@ void ssd_scan(Exec& exec, const SsdScanArgs& args) {
     case Backend::cpu:
       return detail::ssd_scan_simd(args);
   }
+}
+
+void require_ssd_sizes(int64_t head_dim, int64_t d_state) {
+  if (head_dim <= kSsdMostHeadDim && d_state <= kSsdMostStates) return;
+  throw ResourceError("Mamba-2 with head_dim " + std::to_string(head_dim) + " and d_state " +
+                      std::to_string(d_state) + ": heads above " + std::to_string(kSsdMostHeadDim) +
+                      " channels or " + std::to_string(kSsdMostStates) +
+                      " states do not fit a GPU's registers; use --device cpu");
 }
 
 }  // namespace chromamba::kernels

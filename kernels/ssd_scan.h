@@ -56,6 +56,61 @@ struct SsdScanArgs {
 
 void ssd_scan(Exec& exec, const SsdScanArgs& args);
 
+// What the device overload takes: P and N multiples of kSsdStep (pad with channels and states that are zero), up to:
+constexpr int64_t kSsdStep = 16;
+constexpr int64_t kSsdMostHeadDim = 128;
+constexpr int64_t kSsdMostStates = 256;
+
+// On a device, over the spans of a batch: x, dt, Bmat, Cmat, out in the context's element type, strides multiples of 8,
+// pointers to multiples of 16 bytes (dt excepted); the rest, state and accumulators f32. In three steps:
+//
+//   1  end of each whole segment (batch.h) from a zero state
+//   2  carry over segments: h0[k + 1] = exp(A·ΣΔ)·h0[k] + end[k], one thread a state
+//   3  every segment from its h0: outputs, and the state after the span's last base
+//
+// Spans of one segment each need step 3 only (`workspace` null). Each step's order is fixed by the position in the segment.
+// out may alias x.
+struct DeviceSsdScanArgs {
+  DeviceBatch batch;
+  int64_t heads = 0;     // H
+  int64_t head_dim = 0;  // P
+  int64_t groups = 1;    // G
+  int64_t d_state = 0;   // N
+  bool reverse = false;
+  const void* x_LE = nullptr;
+  int64_t x_stride = 0;
+  const void* dt_LH = nullptr;
+  int64_t dt_stride = 0;
+  const float* dt_bias_H = nullptr;  // or null
+  float dt_min = 0;
+  float dt_max = std::numeric_limits<float>::infinity();
+  const float* A_H = nullptr;
+  const void* Bmat_LGN = nullptr;
+  const void* Cmat_LGN = nullptr;
+  int64_t bc_stride = 0;
+  const float* D_E = nullptr;
+  StateLayout state;
+  float* workspace =
+      nullptr;  // ssd_workspace_floats; null: every span is one segment (of any length), and
+                // ssm_carry is read only
+  void* out_LE = nullptr;
+  int64_t out_stride = 0;
+};
+void ssd_scan(DeviceExec& exec, const DeviceSsdScanArgs& args);
+
+// ResourceError, which advises another device, for a model whose heads or states are more than a GPU's registers hold.
+void require_ssd_sizes(int64_t head_dim, int64_t d_state);
+
+// Floats of workspace for a batch of so many segments: end state and log-decay by head of each, and what keeps the
+// next one's states aligned.
+inline int64_t ssd_segment_floats(int64_t heads, int64_t head_dim, int64_t d_state) {
+  return heads * head_dim * d_state + (heads + 3) / 4 * 4;
+}
+inline int64_t ssd_workspace_floats(int64_t segments, int64_t heads, int64_t head_dim,
+                                    int64_t d_state) {
+  return segments * ssd_segment_floats(heads, head_dim, d_state);
+}
+
 namespace detail {
 void ssd_scan_simd(const SsdScanArgs& args);
 }
