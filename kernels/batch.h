@@ -23,10 +23,11 @@ inline int64_t segment_floor(int64_t position) { return position / kSegmentBases
 struct DeviceSpan {
   int64_t row = 0;     // first row
   int64_t length = 0;  // rows
-  // Where the sequence's states lie on the device; each layer adds its own offset. Arrays of f32 for each layer:
-  //   [N, E] and 2 x [K, E]  ssm and conv state after the last whole segment: `turn` says which conv state is
+  // Where the sequence's states lie on the device; each layer adds its own offset. Arrays of f32 for each layer, with
+  // C the channels of its convolution (E in Mamba-1, E + 2·G·N in Mamba-2):
+  //   [N, E] and 2 x [K, C]  ssm and conv state after the last whole segment: `turn` says which conv state is
   //                          read; the other is written when the span has a whole segment
-  //   [N, E] and [K, E]      the same after the span's last base (written)
+  //   [N, E] and [K, C]      the same after the span's last base (written)
   float* state = nullptr;
   int32_t turn = 0;
   // Filled by cut_segments.
@@ -51,16 +52,25 @@ struct StateLayout {
   int64_t conv_last = 0;
 };
 
-inline StateLayout state_layout(int64_t offset, int64_t channels, int64_t d_state, int64_t taps) {
+// `conv_channels`: of the convolution, where they are not those of the scan.
+inline StateLayout state_layout(int64_t offset, int64_t channels, int64_t d_state, int64_t taps,
+                                int64_t conv_channels) {
   StateLayout layout;
   layout.ssm_carry = offset;
   layout.conv_carry = layout.ssm_carry + d_state * channels;
-  layout.ssm_last = layout.conv_carry + 2 * taps * channels;
+  layout.ssm_last = layout.conv_carry + 2 * taps * conv_channels;
   layout.conv_last = layout.ssm_last + d_state * channels;
   return layout;
 }
+inline StateLayout state_layout(int64_t offset, int64_t channels, int64_t d_state, int64_t taps) {
+  return state_layout(offset, channels, d_state, taps, channels);
+}
+inline int64_t state_floats(int64_t channels, int64_t d_state, int64_t taps,
+                            int64_t conv_channels) {
+  return 2 * d_state * channels + 3 * taps * conv_channels;
+}
 inline int64_t state_floats(int64_t channels, int64_t d_state, int64_t taps) {
-  return (2 * d_state + 3 * taps) * channels;
+  return state_floats(channels, d_state, taps, channels);
 }
 
 // Device copies of the tables and their sizes.

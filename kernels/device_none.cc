@@ -8,10 +8,12 @@
 #include "kernels/conv_project.h"
 #include "kernels/device.h"
 #include "kernels/exec.h"
+#include "kernels/gated_norm.h"
 #include "kernels/head.h"
 #include "kernels/linear.h"
 #include "kernels/pool_rows.h"
 #include "kernels/selective_scan.h"
+#include "kernels/ssd_scan.h"
 #include "kernels/token_embedding.h"
 
 namespace chromamba::kernels {
@@ -79,6 +81,8 @@ void linear(DeviceExec&, const DeviceLinearArgs&) { unreachable(); }
 void causal_conv1d(DeviceExec&, const DeviceCausalConv1dArgs&) { unreachable(); }
 void conv_project(DeviceExec&, const DeviceConvProjectArgs&) { unreachable(); }
 void selective_scan(DeviceExec&, const DeviceSelectiveScanArgs&) { unreachable(); }
+void ssd_scan(DeviceExec&, const DeviceSsdScanArgs&) { unreachable(); }
+void gated_norm(DeviceExec&, const DeviceGatedNormArgs&) { unreachable(); }
 void head_log_likelihood(DeviceExec&, const DeviceHeadArgs&) { unreachable(); }
 void pool_rows(DeviceExec&, const PoolRowsArgs&) { unreachable(); }
 

@@ -3,12 +3,15 @@
 #include <algorithm>
 
 #include "mamba/mamba1_mixer.h"
+#include "mamba/mamba2_mixer.h"
 
 namespace chromamba::mamba {
 
-// parse_config refuses every other family by name, so there is one line here until there are two.
 std::unique_ptr<Mixer> make_mixer(const ModelConfig& config, TensorLoader& tensors,
                                   const MixerOptions& options) {
+  if (config.mixer == MixerKind::mamba2) {
+    return std::make_unique<Mamba2Mixer>(config, tensors, options);
+  }
   return std::make_unique<Mamba1Mixer>(config, tensors, options);
 }
 

@@ -22,7 +22,7 @@ namespace chromamba::mamba {
 
 // What one layer carries from a sequence's past: exact, a few KB, independent of its length.
 struct LayerState {
-  AlignedFloats conv;  // [K, E] the last K inputs of the convolution, oldest first
+  AlignedFloats conv;  // [K, channels of the convolution] its last K inputs, oldest first
   AlignedFloats ssm;   // [N, E] the recurrent state
 };
 

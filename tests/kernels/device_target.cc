@@ -149,6 +149,152 @@ void selective_scan(DeviceTarget& target, const kernels::SelectiveScanArgs& args
           args.channels, channels, args.state_NE, args.channels);
 }
 
+// Heads, states and the heads of a row are padded as the mixer does it: to multiples that are zero beyond the tensors.
+void ssd_scan(DeviceTarget& target, const kernels::SsdScanArgs& args) {
+  if (args.length == 0) return;
+  DeviceExec& exec = target.exec;
+  const int64_t length = args.length;
+  const auto stepped = [](int64_t n) {
+    return (n + kernels::kSsdStep - 1) / kernels::kSsdStep * kernels::kSsdStep;
+  };
+  const int64_t head_dim = stepped(args.head_dim);
+  const int64_t states = stepped(args.d_state);
+  const int64_t channels = args.heads * head_dim;
+  const int64_t wide = args.heads * args.head_dim;
+  const int64_t mixed = channels + 2 * args.groups * states;
+  // `parts` runs of `width` values, apart at `from` by `width` and at `to` by `padded_width`.
+  const auto place = [](const float* from, int64_t parts, int64_t width, float* to,
+                        int64_t padded_width) {
+    for (int64_t i = 0; i < parts; ++i) {
+      std::copy_n(from + i * width, width, to + i * padded_width);
+    }
+  };
+  AlignedFloats xbc(static_cast<size_t>(length * mixed), 0.0F);
+  for (int64_t t = 0; t < length; ++t) {
+    float* row = xbc.data() + t * mixed;
+    place(args.x_LE + t * args.x_stride, args.heads, args.head_dim, row, head_dim);
+    row += channels;
+    place(args.Bmat_LGN + t * args.bc_stride, args.groups, args.d_state, row, states);
+    row += args.groups * states;
+    place(args.Cmat_LGN + t * args.bc_stride, args.groups, args.d_state, row, states);
+  }
+  const DeviceBuffer device_xbc = to_device(exec, xbc);
+  const DeviceBuffer dt =
+      to_device(exec, gather(args.dt_LH, length, args.heads, args.dt_stride, padded(args.heads)));
+  const auto by_head = [&](const float* from) {
+    return from != nullptr ? kernels::upload_f32(exec, from, args.heads, "a test") : DeviceBuffer();
+  };
+  const DeviceBuffer bias = by_head(args.dt_bias_H);
+  const DeviceBuffer decay = by_head(args.A_H);
+  AlignedFloats skip(static_cast<size_t>(channels), 0.0F);
+  place(args.D_E, args.heads, args.head_dim, skip.data(), head_dim);
+  const DeviceBuffer device_skip = to_device(exec, skip, true);
+  AlignedFloats state(static_cast<size_t>(states * channels), 0.0F);
+  for (int64_t n = 0; n < args.d_state; ++n) {
+    place(args.state_NE + n * wide, args.heads, args.head_dim, state.data() + n * channels,
+          head_dim);
+  }
+  state.resize(2 * state.size(), std::nanf(""));
+  const DeviceBuffer device_state = to_device(exec, state, true);
+  const OneSpan span(exec, length, device_state.as<float>(), target.segment_bases);
+  const DeviceBuffer workspace(exec,
+                               target.segment_bases > 0
+                                   ? 4 * kernels::ssd_workspace_floats(span.batch.segment_count,
+                                                                       args.heads, head_dim, states)
+                                   : 0,
+                               "a test");
+  DeviceBuffer out =
+      to_device(exec, AlignedFloats(static_cast<size_t>(length * channels), std::nanf("")));
+  const auto at = [&](int64_t column) {
+    return device_xbc.as<std::byte>() + column * kernels::dtype_bytes(exec.dtype());
+  };
+  kernels::DeviceSsdScanArgs device;
+  device.batch = span.batch;
+  device.heads = args.heads;
+  device.head_dim = head_dim;
+  device.groups = args.groups;
+  device.d_state = states;
+  device.reverse = args.reverse;
+  device.x_LE = at(0);
+  device.x_stride = mixed;
+  device.dt_LH = dt.data();
+  device.dt_stride = padded(args.heads);
+  device.dt_bias_H = bias.as<const float>();
+  device.dt_min = args.dt_min;
+  device.dt_max = args.dt_max;
+  device.A_H = decay.as<const float>();
+  device.Bmat_LGN = at(channels);
+  device.Cmat_LGN = at(channels + args.groups * states);
+  device.bc_stride = mixed;
+  device.D_E = device_skip.as<const float>();
+  device.state.ssm_last = states * channels;
+  device.workspace = workspace.as<float>();
+  device.out_LE = out.data();
+  device.out_stride = channels;
+  kernels::ssd_scan(exec, device);
+  const AlignedFloats rows = from_device(exec, out.data(), length * channels);
+  const auto scatter_heads = [&](const float* from, float* to) {
+    for (int64_t h = 0; h < args.heads; ++h) {
+      std::copy_n(from + h * head_dim, args.head_dim, to + h * args.head_dim);
+    }
+  };
+  for (int64_t t = 0; t < length; ++t) {
+    scatter_heads(rows.data() + t * channels, args.out_LE + t * args.out_stride);
+  }
+  const AlignedFloats last =
+      from_device(exec, device_state.as<float>() + states * channels, states * channels, true);
+  for (int64_t n = 0; n < args.d_state; ++n) {
+    scatter_heads(last.data() + n * channels, args.state_NE + n * wide);
+  }
+}
+
+void gated_norm(DeviceTarget& target, const kernels::GatedNormArgs& args) {
+  if (args.length == 0) return;
+  DeviceExec& exec = target.exec;
+  const int64_t width = args.channels / args.groups;
+  const int64_t group = padded(width);
+  const int64_t channels = args.groups * group;
+  const auto rows = [&](const float* from, int64_t count, int64_t stride) {
+    AlignedFloats values(static_cast<size_t>(count * channels), 0.0F);
+    for (int64_t t = 0; t < count; ++t) {
+      for (int64_t g = 0; g < args.groups; ++g) {
+        std::copy_n(from + t * stride + g * width, width,
+                    values.begin() + t * channels + g * group);
+      }
+    }
+    return values;
+  };
+  const DeviceBuffer y = to_device(exec, rows(args.y_LE, args.length, args.y_stride));
+  const DeviceBuffer z = to_device(exec, rows(args.z_LE, args.length, args.z_stride));
+  const DeviceBuffer weight = args.weight_E != nullptr
+                                  ? to_device(exec, rows(args.weight_E, 1, args.channels), true)
+                                  : DeviceBuffer();
+  DeviceBuffer out =
+      to_device(exec, AlignedFloats(static_cast<size_t>(args.length * channels), std::nanf("")));
+  kernels::DeviceGatedNormArgs device;
+  device.kind = args.kind;
+  device.rows = args.length;
+  device.channels = channels;
+  device.groups = args.groups;
+  device.counted = width;
+  device.eps = args.eps;
+  device.y_LE = y.data();
+  device.y_stride = channels;
+  device.z_LE = z.data();
+  device.z_stride = channels;
+  device.weight_E = weight.as<const float>();
+  device.out_LE = out.data();
+  device.out_stride = channels;
+  kernels::gated_norm(exec, device);
+  const AlignedFloats result = from_device(exec, out.data(), args.length * channels);
+  for (int64_t t = 0; t < args.length; ++t) {
+    for (int64_t g = 0; g < args.groups; ++g) {
+      std::copy_n(result.begin() + t * channels + g * group, width,
+                  args.out_LE + t * args.out_stride + g * width);
+    }
+  }
+}
+
 void causal_conv1d(DeviceTarget& target, const kernels::CausalConv1dArgs& args) {
   if (args.length == 0) return;
   DeviceExec& exec = target.exec;

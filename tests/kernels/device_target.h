@@ -11,9 +11,11 @@
 #include "kernels/add_norm.h"
 #include "kernels/causal_conv1d.h"
 #include "kernels/device.h"
+#include "kernels/gated_norm.h"
 #include "kernels/linear.h"
 #include "kernels/pool_rows.h"
 #include "kernels/selective_scan.h"
+#include "kernels/ssd_scan.h"
 
 namespace chromamba::tests {
 
@@ -26,6 +28,8 @@ struct DeviceTarget {
 };
 
 void selective_scan(DeviceTarget& target, const kernels::SelectiveScanArgs& args);
+void ssd_scan(DeviceTarget& target, const kernels::SsdScanArgs& args);
+void gated_norm(DeviceTarget& target, const kernels::GatedNormArgs& args);
 void causal_conv1d(DeviceTarget& target, const kernels::CausalConv1dArgs& args);
 void add_norm(DeviceTarget& target, const kernels::AddNormArgs& args);
 void linear(DeviceTarget& target, const kernels::LinearArgs& args);

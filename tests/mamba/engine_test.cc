@@ -29,11 +29,14 @@ void check_same(const ModelOutputs& a, const ModelOutputs& b) {
   }
 }
 
-TEST_CASE("any chunk size and any number of threads give the same bits") {
-  const Fixture fixture("mamba1_ref");
+void check_chunks_and_threads(const std::string& name) {
+  INFO(name);
+  const Fixture fixture(name);
+  const auto all = static_cast<int64_t>(fixture.tokens.size());
   const std::vector<int64_t> layers = {0, 2, kFinalLayer};
-  const ModelOutputs whole(fixture.model, fixture.tokens, kCpu, 1, 2048, layers);
-  for (const int64_t chunk : {1000, 255, 256, 257, 1, 2047}) {
+  const ModelOutputs whole(fixture.model, fixture.tokens, kCpu, 1, all, layers);
+  for (const int64_t chunk :
+       {int64_t{1000}, int64_t{255}, int64_t{256}, int64_t{257}, int64_t{1}, all - 1}) {
     // One base at a time is slow: its first bases will do.
     std::vector<int32_t> tokens = fixture.tokens;
     if (chunk == 1) tokens.resize(300);
@@ -47,6 +50,11 @@ TEST_CASE("any chunk size and any number of threads give the same bits") {
       }
     }
   }
+}
+
+TEST_CASE("any chunk size and any number of threads give the same bits") {
+  check_chunks_and_threads("mamba1_ref");
+  check_chunks_and_threads("mamba2_ref");
 }
 
 TEST_CASE("the whole lambda genome: chunks of 1,000, 4,096, 65,536 and 1 or 2 threads") {
@@ -68,8 +76,17 @@ TEST_CASE("the whole lambda genome: chunks of 1,000, 4,096, 65,536 and 1 or 2 th
   }
 }
 
-TEST_CASE("on a GPU, any chunk size gives the same bits, and so does every run") {
-  Fixture fixture("mamba1_long");
+// A Mamba-2 model of the shapes that config asks for, and the lambda genome's tokens.
+struct Made {
+  explicit Made(const char* config) : model(tests::made_checkpoint(config, 11)) {
+    tokens = Fixture("mamba1_long").tokens;
+  }
+  Model model;
+  std::vector<int32_t> tokens;
+};
+
+template <typename Sequence>
+void check_gpu_chunks(Sequence fixture) {
   // N where chunks and segments begin: its NaN has the same bits whoever writes it.
   for (const size_t base : {512, 1000, 4096, 7000, 20000}) {
     std::fill_n(fixture.tokens.begin() + static_cast<int64_t>(base), 3,
@@ -92,6 +109,14 @@ TEST_CASE("on a GPU, any chunk size gives the same bits, and so does every run")
     check_same(ModelOutputs(fixture.model, start, device, 1, 1, layers),
                ModelOutputs(fixture.model, start, device, 1, 700, layers));
   }
+}
+
+TEST_CASE("on a GPU, any chunk size gives the same bits, and so does every run") {
+  // The fixtures' genome is what makes it slow: no need of it without a GPU.
+  if (tests::test_devices().size() == 1) return;
+  check_gpu_chunks(Fixture("mamba1_long"));
+  check_gpu_chunks(Made(R"({"d_model": 48, "n_layer": 2, "vocab_size": 12,
+      "ssm_cfg": {"layer": "Mamba2", "d_state": 32, "headdim": 16, "ngroups": 2}})"));
 }
 
 TEST_CASE("several GPUs share the layers and give the bits of one") {
@@ -152,13 +177,14 @@ TEST_CASE("a GPU without room for the model says what it needs") {
   }
 }
 
-void check_batch_mates(const ComputeDevice& device) {
-  INFO(tests::label(device));
-  const Fixture fixture("mamba1_ref");
+void check_batch_mates(const std::string& name, const ComputeDevice& device) {
+  INFO(name << ", " << tests::label(device));
+  const Fixture fixture(name);
   const Model& model = fixture.model;
   Engine engine(model, device, 3);
   // Sequences of odd lengths, each started in an earlier call, advance together.
-  const std::vector<int64_t> lengths = {1, 2, 255, 256, 257, 700, 0, 33, 1900};
+  const std::vector<int64_t> lengths = {
+      1, 2, 255, 256, 257, 700, 0, 33, static_cast<int64_t>(fixture.tokens.size()) - 100};
   std::vector<SequenceState> states;
   std::vector<AlignedFloats> log_p;
   for (const int64_t n : lengths) {
@@ -196,7 +222,8 @@ void check_batch_mates(const ComputeDevice& device) {
 TEST_CASE("batch mates never change a bit") {
   for (const ComputeDevice& device :
        tests::test_devices({kernels::DType::f32, kernels::DType::bf16})) {
-    check_batch_mates(device);
+    check_batch_mates("mamba1_ref", device);
+    check_batch_mates("mamba2_ref", device);
   }
 }
 
@@ -292,7 +319,19 @@ TEST_CASE("odd shapes agree with the double reference") {
        R"({"d_model": 9, "n_layer": 1, "vocab_size": 12, "rms_norm": true,
             "ssm_cfg": {"d_state": 1, "d_conv": 8, "expand": 1, "conv_bias": false}})",
        R"({"d_model": 33, "n_layer": 3, "vocab_size": 12, "rms_norm": true,
-            "ssm_cfg": {"d_state": 40, "d_conv": 3, "bias": true, "conv_bias": false}})"}) {
+            "ssm_cfg": {"d_state": 40, "d_conv": 3, "bias": true, "conv_bias": false}})",
+       R"({"d_model": 20, "n_layer": 2, "vocab_size": 12, "rms_norm": false, "tie_embeddings": false,
+            "ssm_cfg": {"layer": "Mamba2", "d_state": 5, "headdim": 5, "ngroups": 2, "d_conv": 2, "bias": true}})",
+       R"({"d_model": 33, "n_layer": 2, "vocab_size": 12,
+            "ssm_cfg": {"layer": "Mamba2", "d_state": 40, "headdim": 33, "expand": 3, "d_conv": 3,
+                        "norm_before_gate": true, "conv_bias": false, "D_has_hdim": true}})",
+       R"({"d_model": 32, "n_layer": 2, "vocab_size": 12,
+            "ssm_cfg": {"layer": "Mamba2", "d_state": 16, "headdim": 8, "ngroups": 4, "norm_before_gate": true,
+                        "dt_limit": [0.1, 0.6]}})",
+       R"({"d_model": 64, "n_layer": 2, "vocab_size": 12,
+            "ssm_cfg": {"layer": "Mamba2", "d_state": 256, "headdim": 128, "rmsnorm": false, "D_has_hdim": true}})",
+       R"({"d_model": 96, "n_layer": 1, "vocab_size": 12,
+            "ssm_cfg": {"layer": "Mamba2", "d_state": 128, "headdim": 64, "ngroups": 3}})"}) {
     INFO(config);
     const Model model(tests::made_checkpoint(config, 7));
     std::vector<int32_t> tokens(700);

@@ -52,7 +52,7 @@ struct Fixture {
   std::vector<int32_t> tokens;
 };
 
-// A mamba_ssm checkpoint in memory with seeded random weights of the shapes that the config asks for;
+// A mamba_ssm checkpoint (of Mamba-1, or with ssm_cfg.layer of Mamba-2) in memory with seeded random weights of the shapes that the config asks for;
 // those of the tensor `huge` are 1e36 times as large.
 mamba::Checkpoint made_checkpoint(const std::string& config, unsigned seed,
                                   const std::string& huge = "");

@@ -13,7 +13,9 @@ mamba::Checkpoint made_checkpoint(const std::string& config_text, unsigned seed,
   const int64_t width = config["d_model"];
   const int64_t vocab = 16;
   const int64_t inner = width * ssm.value("expand", 2);
-  const int64_t states = ssm.value("d_state", 16);
+  const bool second = ssm.value("layer", "Mamba1") == "Mamba2";
+  const int64_t states = ssm.value("d_state", second ? 128 : 16);
+  const int64_t heads = second ? inner / ssm.value("headdim", 64) : 0;
   const int64_t taps = ssm.value("d_conv", 4);
   const int64_t rank = ssm.value("dt_rank", (width + 15) / 16);
 
@@ -29,14 +31,23 @@ mamba::Checkpoint made_checkpoint(const std::string& config_text, unsigned seed,
     const std::string block = "backbone.layers." + std::to_string(layer) + ".";
     add_norm(block + "norm");
     const std::string mixer = block + "mixer.";
-    shapes[mixer + "in_proj.weight"] = {2 * inner, width};
+    const int64_t mixed = second ? inner + 2 * ssm.value("ngroups", 1) * states : inner;
+    const int64_t wide = inner + (second ? mixed + heads : inner);
+    shapes[mixer + "in_proj.weight"] = {wide, width};
     shapes[mixer + "out_proj.weight"] = {width, inner};
     if (ssm.value("bias", false)) {
-      shapes[mixer + "in_proj.bias"] = {2 * inner};
+      shapes[mixer + "in_proj.bias"] = {wide};
       shapes[mixer + "out_proj.bias"] = {width};
     }
-    shapes[mixer + "conv1d.weight"] = {inner, 1, taps};
-    if (ssm.value("conv_bias", true)) shapes[mixer + "conv1d.bias"] = {inner};
+    shapes[mixer + "conv1d.weight"] = {mixed, 1, taps};
+    if (ssm.value("conv_bias", true)) shapes[mixer + "conv1d.bias"] = {mixed};
+    if (second) {
+      shapes[mixer + "dt_bias"] = {heads};
+      shapes[mixer + "A_log"] = {heads};
+      shapes[mixer + "D"] = {ssm.value("D_has_hdim", false) ? inner : heads};
+      if (ssm.value("rmsnorm", true)) shapes[mixer + "norm.weight"] = {inner};
+      continue;
+    }
     shapes[mixer + "x_proj.weight"] = {rank + 2 * states, inner};
     shapes[mixer + "dt_proj.weight"] = {inner, rank};
     shapes[mixer + "dt_proj.bias"] = {inner};

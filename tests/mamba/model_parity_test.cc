@@ -24,8 +24,8 @@ void check(const std::string& name, double error, double allowed) {
 }
 
 void check_tensor(const Fixture& fixture, const std::string& label, const std::string& name,
-                  const AlignedFloats& actual) {
-  check(label + " " + name, relative_error(actual, fixture.tensor(name)), tests::kFixture);
+                  const AlignedFloats& actual, double tolerance = tests::kFixture) {
+  check(label + " " + name, relative_error(actual, fixture.tensor(name)), tolerance);
 }
 
 // ln p of the bases after the first, as the published code gives it.
@@ -46,9 +46,9 @@ void check_states(const Fixture& fixture, const std::string& label,
   }
 }
 
-void check_mamba_ssm(const std::string& weights, const ComputeDevice& device,
-                     const std::string& label) {
-  const Fixture fixture("mamba1_ref", weights);
+// Every layer's stream, and what comes of it. Not the states, which only some fixtures have.
+ModelOutputs check_layers(const Fixture& fixture, const ComputeDevice& device,
+                          const std::string& label, double tolerance) {
   const int64_t n_layer = fixture.model.config().n_layer;
   std::vector<int64_t> layers;
   for (int64_t k = 1; k <= n_layer; ++k) layers.push_back(k);
@@ -56,30 +56,51 @@ void check_mamba_ssm(const std::string& weights, const ComputeDevice& device,
   const ModelOutputs out(fixture.model, fixture.tokens, device, 2, 2048, layers);
   for (int64_t k = 0; k < n_layer; ++k) {
     check_tensor(fixture, label, "residual." + std::to_string(k),
-                 out.hidden[static_cast<size_t>(k)]);
+                 out.hidden[static_cast<size_t>(k)], tolerance);
   }
-  check_tensor(fixture, label, "final_hidden", out.hidden.back());
-  check_tensor(fixture, label, "logits", out.logits);
-  check_tensor(fixture, label, "next_logprob", after_first(out.log_likelihood));
+  check_tensor(fixture, label, "final_hidden", out.hidden.back(), tolerance);
+  check_tensor(fixture, label, "logits", out.logits, tolerance);
+  check_tensor(fixture, label, "next_logprob", after_first(out.log_likelihood), tolerance);
+  return out;
+}
+
+void check_mamba1_ref(const std::string& weights, const ComputeDevice& device,
+                      const std::string& label) {
+  const Fixture fixture("mamba1_ref", weights);
+  const ModelOutputs out = check_layers(fixture, device, label, tests::kFixture);
   check_states(fixture, label, out.layer_states);
 }
 
 TEST_CASE("mamba1_ref: every tensor of mamba_ssm, from safetensors and from pytorch_model.bin") {
   for (const std::string& target : kernels::simd_targets()) {
     kernels::use_simd_target(target);
-    check_mamba_ssm("", on_cpu(), "mamba1_ref " + target);
+    check_mamba1_ref("", on_cpu(), "mamba1_ref " + target);
   }
   kernels::use_simd_target("auto");
-  check_mamba_ssm("pytorch_model.bin", on_cpu(), "mamba1_ref .bin");
+  check_mamba1_ref("pytorch_model.bin", on_cpu(), "mamba1_ref .bin");
   for (const ComputeDevice& device : test_devices()) {
-    if (device.cuda) check_mamba_ssm("", device, "mamba1_ref " + tests::label(device));
+    if (device.cuda) check_mamba1_ref("", device, "mamba1_ref " + tests::label(device));
   }
-  check_mamba_ssm("", on_reference(), "mamba1_ref reference");
+  check_mamba1_ref("", on_reference(), "mamba1_ref reference");
 }
 
-void check_hf(const ComputeDevice& device) {
-  const Fixture fixture("mamba1_hf");
-  const std::string label = "mamba1_hf " + tests::label(device);
+TEST_CASE("mamba2_ref: every tensor of mamba_ssm") {
+  const Fixture fixture("mamba2_ref");
+  for (const std::string& target : kernels::simd_targets()) {
+    kernels::use_simd_target(target);
+    check_layers(fixture, on_cpu(), "mamba2_ref " + target, tests::kTf32Fixture);
+  }
+  kernels::use_simd_target("auto");
+  for (const ComputeDevice& device : test_devices()) {
+    if (!device.cuda) continue;
+    check_layers(fixture, device, "mamba2_ref " + tests::label(device), tests::kTf32Fixture);
+  }
+  check_layers(fixture, on_reference(), "mamba2_ref reference", tests::kTf32Fixture);
+}
+
+void check_hf(const std::string& name, const ComputeDevice& device, const std::string& target) {
+  const Fixture fixture(name);
+  const std::string label = name + " " + target;
   // hidden_states.k is the stream after block k, counted from 0; the last is after the final norm.
   const int64_t n_layer = fixture.model.config().n_layer;
   std::vector<int64_t> layers;
@@ -95,7 +116,21 @@ void check_hf(const ComputeDevice& device) {
 }
 
 TEST_CASE("mamba1_hf: every tensor of Transformers") {
-  for (const ComputeDevice& device : test_devices()) check_hf(device);
+  for (const ComputeDevice& device : test_devices()) {
+    check_hf("mamba1_hf", device, tests::label(device));
+  }
+}
+
+TEST_CASE("mamba2_hf: every tensor of Transformers") {
+  for (const std::string& target : kernels::simd_targets()) {
+    kernels::use_simd_target(target);
+    check_hf("mamba2_hf", on_cpu(), target);
+  }
+  kernels::use_simd_target("auto");
+  for (const ComputeDevice& device : test_devices()) {
+    if (device.cuda) check_hf("mamba2_hf", device, tests::label(device));
+  }
+  check_hf("mamba2_hf", on_reference(), "reference");
 }
 
 void check_long(const ComputeDevice& device) {

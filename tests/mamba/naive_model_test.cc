@@ -130,7 +130,7 @@ void check_causal(const std::string& fixture, double allowed) {
 }
 
 TEST_CASE("naive model: mamba1_ref") { check_causal("mamba1_ref", kNaiveFixture); }
-TEST_CASE("naive model: mamba2_ref") { check_causal("mamba2_ref", kNaiveTf32Fixture); }
+TEST_CASE("naive model: mamba2_ref") { check_causal("mamba2_ref", kTf32Fixture); }
 
 void check_hugging_face(const std::string& fixture) {
   const Published published(fixture);

@@ -1,0 +1,165 @@
+#include "mamba/mamba2_mixer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/causal_conv1d.h"
+#include "kernels/linear.h"
+#include "kernels/ssd_scan.h"
+
+namespace chromamba::mamba {
+namespace {
+
+const float* data_or_null(const AlignedFloats& values) {
+  return values.empty() ? nullptr : values.data();
+}
+
+kernels::GatedNormKind norm_kind(const ModelConfig& config) {
+  if (!config.gated_norm) return kernels::GatedNormKind::none;
+  return config.norm_before_gate ? kernels::GatedNormKind::norm_first
+                                 : kernels::GatedNormKind::gate_first;
+}
+
+}  // namespace
+
+Mamba2Mixer::Mamba2Mixer(const ModelConfig& config, TensorLoader& tensors,
+                         const MixerOptions& options)
+    : d_model_(config.d_model),
+      d_inner_(config.d_inner),
+      d_state_(config.d_state),
+      d_conv_(config.d_conv),
+      n_heads_(config.n_heads),
+      head_dim_(config.head_dim),
+      n_groups_(config.n_groups),
+      dt_min_(static_cast<float>(config.dt_min)),
+      dt_max_(static_cast<float>(config.dt_max)),
+      norm_kind_(norm_kind(config)),
+      norm_groups_(config.gated_norm_groups),
+      norm_eps_(static_cast<float>(config.gated_norm_eps)) {
+  TensorLoader own = tensors.scope(options.name);
+  in_proj_ = kernels::pack_panels(
+      take_projection(tensors, options, "in_proj.weight", in_width(), d_model_, WidthAxis::in),
+      in_width(), d_model_);
+  if (config.proj_bias) {
+    const std::vector<int64_t> shape = {in_width()};
+    in_bias_ = options.shared ? tensors.take_tied(options.name + "in_proj.bias",
+                                                  options.shares + "in_proj.bias", shape)
+                              : own.take("in_proj.bias", shape);
+  }
+  conv_KC_ = transposed(own.take("conv1d.weight", {conv_channels(), 1, d_conv_}), conv_channels(),
+                        d_conv_);
+  conv_bias_ = own.take_or_empty("conv1d.bias", {conv_channels()}, config.conv_bias);
+  dt_bias_ = own.take("dt_bias", {n_heads_});
+  A_ = own.take("A_log", {n_heads_});
+  for (float& a : A_) a = -std::exp(a);
+  if (config.D_per_channel) {
+    D_skip_ = own.take("D", {d_inner_});
+  } else {
+    const AlignedFloats by_head = own.take("D", {n_heads_});
+    for (const float skip : by_head) {
+      D_skip_.insert(D_skip_.end(), static_cast<size_t>(head_dim_), skip);
+    }
+  }
+  norm_ = own.take_or_empty("norm.weight", {d_inner_}, config.gated_norm);
+  out_proj_ = kernels::pack_panels(
+      take_projection(tensors, options, "out_proj.weight", d_model_, d_inner_, WidthAxis::out),
+      d_model_, d_inner_);
+  out_bias_ = take_out_bias(tensors, options, d_model_, config.proj_bias);
+}
+
+LayerState Mamba2Mixer::zero_state() const {
+  return {AlignedFloats(static_cast<size_t>(d_conv_ * conv_channels()), 0.0F),
+          AlignedFloats(static_cast<size_t>(d_state_ * d_inner_), 0.0F)};
+}
+
+// The convolution's rows [T, C], in_proj's [T, E + C + H]. Once the convolution has consumed xBC, its columns take
+// the scan's output and then the gated norm's: a tile's activations must stay in the L2 cache.
+int64_t Mamba2Mixer::workspace_floats(int64_t rows) const {
+  return rows * (conv_channels() + in_width());
+}
+
+int64_t Mamba2Mixer::matmul_flops() const {
+  return 2 * (in_width() * d_model_ + d_model_ * d_inner_);
+}
+
+void Mamba2Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
+  const int64_t rows = call.rows;
+  const int64_t wide = in_width();
+  const int64_t mixed = conv_channels();
+  float* x = call.workspace;    // [x, Bmat, Cmat] after the convolution
+  float* z = x + rows * mixed;  // [z, xBC, dt]
+  float* y = z + d_inner_;      // over xBC, row stride `wide`
+  const float* dt = y + mixed;
+
+  kernels::linear(exec, {.rows = rows,
+                         .in_features = d_model_,
+                         .out_features = wide,
+                         .x = call.input_LD,
+                         .x_stride = d_model_,
+                         .weight_panels = in_proj_.data(),
+                         .bias_N = data_or_null(in_bias_),
+                         .y = z,
+                         .y_stride = wide});
+
+  call.gate->wait(CarryPart::conv);
+  kernels::causal_conv1d(exec, {.length = rows,
+                                .channels = mixed,
+                                .taps = d_conv_,
+                                .reverse = call.reverse,
+                                .u_LE = y,
+                                .u_stride = wide,
+                                .weight_KE = conv_KC_.data(),
+                                .bias_E = data_or_null(conv_bias_),
+                                .state_KE = call.state->conv.data(),
+                                .out_LE = x,
+                                .out_stride = mixed});
+  call.gate->pass_on(CarryPart::conv);
+
+  call.gate->wait(CarryPart::ssm);
+  kernels::ssd_scan(exec, {.length = rows,
+                           .heads = n_heads_,
+                           .head_dim = head_dim_,
+                           .groups = n_groups_,
+                           .d_state = d_state_,
+                           .reverse = call.reverse,
+                           .x_LE = x,
+                           .x_stride = mixed,
+                           .dt_LH = dt,
+                           .dt_stride = wide,
+                           .dt_bias_H = dt_bias_.data(),
+                           .dt_min = dt_min_,
+                           .dt_max = dt_max_,
+                           .A_H = A_.data(),
+                           .Bmat_LGN = x + d_inner_,
+                           .Cmat_LGN = x + d_inner_ + n_groups_ * d_state_,
+                           .bc_stride = mixed,
+                           .D_E = D_skip_.data(),
+                           .state_NE = call.state->ssm.data(),
+                           .out_LE = y,
+                           .out_stride = wide});
+  call.gate->pass_on(CarryPart::ssm);
+
+  kernels::gated_norm(exec, {.kind = norm_kind_,
+                             .length = rows,
+                             .channels = d_inner_,
+                             .groups = norm_groups_,
+                             .eps = norm_eps_,
+                             .y_LE = y,
+                             .y_stride = wide,
+                             .z_LE = z,
+                             .z_stride = wide,
+                             .weight_E = data_or_null(norm_),
+                             .out_LE = y,
+                             .out_stride = wide});
+  kernels::linear(exec, {.rows = rows,
+                         .in_features = d_inner_,
+                         .out_features = d_model_,
+                         .x = y,
+                         .x_stride = wide,
+                         .weight_panels = out_proj_.data(),
+                         .bias_N = data_or_null(out_bias_),
+                         .y = call.out_LD,
+                         .y_stride = d_model_});
+}
+
+}  // namespace chromamba::mamba
