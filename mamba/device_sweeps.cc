@@ -537,9 +537,9 @@ class DeviceSweeps : public SweepEngine::Backend {
   }
 
   void embed(const Pass& pass, const SweepBlock& block, Lane& lane) const {
-    kernels::token_embedding(lane.exec, {block.rows, vocab_, stride_, pass.tokens,
-                                         embedding_.as<const float>(),
-                                         residual_rows(lane, block.row)});
+    kernels::token_embedding(
+        lane.exec, {block.rows, vocab_, stride_, pass.tokens, embedding_.as<const float>(),
+                    residual_rows(lane, block.row)});
   }
 
   void launch(const Sweep& sweep, const SweepBlock& block, Lane& lane, const Lane* before,
@@ -559,8 +559,7 @@ class DeviceSweeps : public SweepEngine::Backend {
       if (pass.goes_on) before->stage_done[s]->hold(lane.exec);
       run_stage(stage, sweep.reverse, false, state_offset, pass, block, lane, stream);
       lane.stage_done[s]->record();
-      state_offset +=
-          layers_[static_cast<size_t>(stage.layer)].mixer(sweep.reverse).state_floats();
+      state_offset += layers_[static_cast<size_t>(stage.layer)].mixer(sweep.reverse).state_floats();
     }
     add_pending(block, lane, stream);
     save_rows(block, lane, stream);
@@ -620,8 +619,7 @@ class DeviceSweeps : public SweepEngine::Backend {
       store_->read(half_offset(block.row), from_half, block.rows * half_width_ * element_);
     }
     kernels::copy_to_device(lane.exec, stream.residual, from, block.rows * stride_ * 4);
-    kernels::copy_to_device(lane.exec, stream.half, from_half,
-                            block.rows * half_width_ * element_);
+    kernels::copy_to_device(lane.exec, stream.half, from_half, block.rows * half_width_ * element_);
   }
 
   // Ends a pass.
@@ -835,7 +833,7 @@ class DeviceSweeps : public SweepEngine::Backend {
   std::vector<StrandRun> runs_;
   std::vector<size_t> short_runs_;  // those that fit a pass
   std::vector<size_t> long_runs_;   // those that sweeps are for
-  std::vector<int32_t> turns_;  // of each run: which of its two conv states is the last
+  std::vector<int32_t> turns_;      // of each run: which of its two conv states is the last
   AlignedFloats joined_;
   std::vector<std::unique_ptr<Lane>> lanes_;  // last: their buffers go first
 };

@@ -6,6 +6,8 @@
 #include "kernels/base/error.h"
 #include "mamba/sweep_engine.h"
 #include "tests/mamba/fixture.h"
+#include "tests/mamba/made_caduceus.h"
+#include "tests/mamba/naive_model.h"
 #include "tests/tolerances.h"
 
 namespace chromamba::mamba {
@@ -315,6 +317,120 @@ TEST_CASE("an RC-equivariant model of the reverse complement gives the mirrored 
         CHECK(error <= tests::kKernel);
       } else {
         CHECK(error > 0.1);
+      }
+    }
+  }
+}
+
+struct Variant {
+  const char* name;
+  tests::MadeCaduceus shape;
+};
+
+std::vector<Variant> variants() {
+  std::vector<Variant> list;
+  const auto add = [&](const char* name, const auto& change) {
+    tests::MadeCaduceus shape;
+    shape.n_layer = 3;
+    change(shape);
+    list.push_back({name, shape});
+  };
+  using Shape = tests::MadeCaduceus;
+  add("Ph", [](Shape&) {});
+  add("Ph untied", [](Shape& s) { s.tied = false; });
+  add("Ph product", [](Shape& s) { s.strategy = "ew_multiply"; });
+  add("Ph product untied", [](Shape& s) {
+    s.strategy = "ew_multiply";
+    s.tied = false;
+  });
+  add("Ph one direction", [](Shape& s) { s.bidirectional = false; });
+  add("Ph LayerNorm, biases", [](Shape& s) {
+    s.rms_norm = false;
+    s.proj_bias = true;
+  });
+  for (const int64_t layers : {2, 3}) {
+    add(layers == 2 ? "PS, 2 layers" : "PS, 3 layers", [=](Shape& s) {
+      s.rcps = true;
+      s.n_layer = layers;
+    });
+    add(layers == 2 ? "PS unfused, 2 layers" : "PS unfused, 3 layers", [=](Shape& s) {
+      s.rcps = true;
+      s.fused_add_norm = false;
+      s.n_layer = layers;
+    });
+    add(layers == 2 ? "PS one direction, 2 layers" : "PS one direction, 3 layers", [=](Shape& s) {
+      s.rcps = true;
+      s.bidirectional = false;
+      s.n_layer = layers;
+    });
+  }
+  add("PS product untied, biases", [](Shape& s) {
+    s.rcps = true;
+    s.strategy = "ew_multiply";
+    s.tied = false;
+    s.proj_bias = true;
+  });
+  add("PS biases, LayerNorm", [](Shape& s) {
+    s.rcps = true;
+    s.proj_bias = true;
+    s.rms_norm = false;
+  });
+  for (const int64_t groups : {1, 2}) {
+    add(groups == 1 ? "Mamba-2 PS" : "Mamba-2 PS, 2 groups", [=](Shape& s) {
+      s.mamba2 = true;
+      s.rcps = true;
+      s.d_model = 24;  // 6 heads
+      s.ngroups = groups;
+    });
+    add(groups == 1 ? "Mamba-2 Ph untied product" : "Mamba-2 Ph untied product, 2 groups",
+        [=](Shape& s) {
+          s.mamba2 = true;
+          s.tied = false;
+          s.strategy = "ew_multiply";
+          s.d_model = 24;  // 6 heads
+          s.ngroups = groups;
+        });
+  }
+  return list;
+}
+
+TEST_CASE("made variants of Caduceus agree with the plain double-precision model") {
+  const Fixture fixture("caduceus_ph");
+  // Longer than two segments and than a tile, and not a multiple of either.
+  const std::vector<int32_t> tokens(fixture.tokens.begin(), fixture.tokens.begin() + 777);
+  for (const Variant& variant : variants()) {
+    const Checkpoint checkpoint = tests::made_caduceus(variant.shape, 7);
+    const Model model(checkpoint);
+    const tests::NaiveOutputs expected =
+        tests::naive_forward(*checkpoint.tensors, checkpoint.config, tokens);
+    const auto as_floats = [](const std::vector<double>& values) {
+      return AlignedFloats(values.begin(), values.end());
+    };
+    std::vector<ComputeDevice> devices = tests::test_devices();
+    devices.push_back(tests::on_reference());
+    for (const ComputeDevice& each : devices) {
+      for (const bool small_passes : {false, true}) {
+        if (small_passes && !each.cuda) continue;
+        ComputeDevice device = each;
+        if (small_passes) device.pass_rows = 512;
+        const std::string label = std::string(variant.name) + ", " + tests::label(device) +
+                                  (small_passes ? " in sweeps" : "");
+        SweepEngine engine(model, device, 2, in_memory(512));
+        const auto hidden = [&](int64_t layer) {
+          return sweep(engine, model, {tokens}, layer, Halves::both, false).front().hidden;
+        };
+        double worst = relative_error(hidden(0), as_floats(expected.embedding));
+        for (int64_t k = 0; k < model.config().n_layer; ++k) {
+          const double error =
+              relative_error(hidden(k + 1), as_floats(expected.residual[static_cast<size_t>(k)]));
+          INFO(label << ", residual." << k);
+          CHECK(error <= tests::kFixture);
+          worst = std::max(worst, error);
+        }
+        const Outputs last = sweep(engine, model, {tokens}, kFinalLayer).front();
+        worst = std::max(worst, relative_error(last.hidden, as_floats(expected.final_hidden)));
+        worst = std::max(worst, relative_error(last.logits, as_floats(expected.logits)));
+        check(label, worst, tests::kFixture);
       }
     }
   }
