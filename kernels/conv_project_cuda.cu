@@ -1,6 +1,7 @@
 #include "kernels/check.h"
 #include "kernels/conv_project.h"
 #include "kernels/conv_rows.cuh"
+#include "kernels/matrix_cores.cuh"
 
 namespace chromamba::kernels {
 namespace {
@@ -10,28 +11,6 @@ constexpr int kRunRows = 32;
 constexpr int kMostThreads = 256;
 // Padding of a row in shared memory: eight rows of a matrix lie in different banks.
 constexpr int kPad = 8;
-
-// Sixteen rows by sixteen of the inner axis.
-__device__ __forceinline__ void load_rows(unsigned (&a)[4], const Bf16* at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(at)))
-               : "memory");
-}
-// Times eight outputs, f32 sums.
-__device__ __forceinline__ void multiply_add(float (&sums)[4], const unsigned (&a)[4], unsigned b0,
-                                             unsigned b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ unsigned pack_pair(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const unsigned*>(&pair);
-}
 
 // So many x 16 rows are multiplied at a time.
 constexpr int kTiles = 4;
@@ -91,17 +70,17 @@ __global__ void __launch_bounds__(kMostThreads, 2)
 #pragma unroll
         for (int m = 0; m < kTiles; ++m) {
           unsigned a[4];
-          load_rows(a, u + m * 16 * u_pitch + k * 32);
-          multiply_add(sums[m], a, b.x, b.y);
-          load_rows(a, u + m * 16 * u_pitch + k * 32 + 16);
-          multiply_add(sums[m], a, b.z, b.w);
+          cuda::load_rows(a, u + m * 16 * u_pitch + k * 32);
+          cuda::multiply_add(sums[m], a, b.x, b.y);
+          cuda::load_rows(a, u + m * 16 * u_pitch + k * 32 + 16);
+          cuda::multiply_add(sums[m], a, b.z, b.w);
         }
       }
 #pragma unroll
       for (int m = 0; m < kTiles; ++m) {
         Bf16* to = x_tile + (first + m * 16 + lane / 4) * x_pitch + n * 8 + 2 * (lane % 4);
-        *reinterpret_cast<unsigned*>(to) = pack_pair(sums[m][0], sums[m][1]);
-        *reinterpret_cast<unsigned*>(to + 8 * x_pitch) = pack_pair(sums[m][2], sums[m][3]);
+        *reinterpret_cast<unsigned*>(to) = cuda::pack_pair(sums[m][0], sums[m][1]);
+        *reinterpret_cast<unsigned*>(to + 8 * x_pitch) = cuda::pack_pair(sums[m][2], sums[m][3]);
       }
     }
   }
@@ -128,9 +107,9 @@ __global__ void __launch_bounds__(kMostThreads, 2)
 #pragma unroll
         for (int m = 0; m < kTiles; ++m) {
           unsigned a[4];
-          load_rows(a, x_tile + (first + m * 16 + lane % 16) * x_pitch + k + lane / 16 * 8);
+          cuda::load_rows(a, x_tile + (first + m * 16 + lane % 16) * x_pitch + k + lane / 16 * 8);
 #pragma unroll
-          for (int i = 0; i < 4; ++i) multiply_add(sums[m][i], a, b[i].x, b[i].y);
+          for (int i = 0; i < 4; ++i) cuda::multiply_add(sums[m][i], a, b[i].x, b[i].y);
         }
       }
       Bf16* to = static_cast<Bf16*>(args.dt_LE) + group * 32 + 8 * (lane % 4);
@@ -144,7 +123,7 @@ __global__ void __launch_bounds__(kMostThreads, 2)
           unsigned* words = &packed.x;
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            words[i] = pack_pair(sums[m][i][2 * half], sums[m][i][2 * half + 1]);
+            words[i] = cuda::pack_pair(sums[m][i][2 * half], sums[m][i][2 * half + 1]);
           }
           *reinterpret_cast<uint4*>(to + map.row(from + row) * args.dt_stride) = packed;
         }

@@ -12,6 +12,7 @@
 #include <type_traits>
 
 #include "kernels/base/error.h"
+#include "kernels/batch.h"
 #include "kernels/device.h"
 
 namespace chromamba::kernels {
@@ -161,6 +162,39 @@ __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
   return value;
+}
+
+// Where a segment lies: byte offsets within a segment fit 32 bits.
+struct SegmentRows {
+  int64_t first;
+  int step;
+  __device__ SegmentRows(const DeviceSpan& span, const DeviceSegment& segment, bool reverse)
+      : first(reverse ? span.row + span.length - 1 - segment.start : span.row + segment.start),
+        step(reverse ? -1 : 1) {}
+};
+
+// Sixteen bytes from device to shared memory, beside the computation.
+__device__ __forceinline__ void copy_async(void* to, const void* from) {
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+}
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+// The same, or zeros.
+__device__ __forceinline__ void copy_async_or_zero(void* to, const void* from, bool used) {
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
+               "r"(used ? 16 : 0)
+               : "memory");
+}
+// Four bytes.
+__device__ __forceinline__ void copy_word_async(void* to, const void* from) {
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(address), "l"(from) : "memory");
 }
 
 }  // namespace cuda

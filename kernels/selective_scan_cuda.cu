@@ -65,15 +65,6 @@ struct Tile {
   T values[kTileBases<T>][kThreads];
 };
 
-// Where a segment lies: byte offsets within a segment fit 32 bits.
-struct SegmentRows {
-  int64_t first;
-  int step;
-  __device__ SegmentRows(const DeviceSpan& span, const DeviceSegment& segment, bool reverse)
-      : first(reverse ? span.row + span.length - 1 - segment.start : span.row + segment.start),
-        step(reverse ? -1 : 1) {}
-};
-
 // The channels of a block and of a thread.
 struct BlockChannels {
   int64_t first;   // of the block
@@ -89,23 +80,12 @@ struct BlockChannels {
         active(own < channels) {}
 };
 
-// Sixteen bytes from device to shared memory, beside the computation.
-__device__ __forceinline__ void copy_async(void* to, const void* from) {
-  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
-}
-__device__ __forceinline__ void commit_copies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-__device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.wait_all;" ::: "memory");
-}
-
 // Starts copying `count` rows from base `start` of the segment on. What lies beyond the channels or the
 // rows is left as it is: nobody uses it.
 template <typename T>
-__device__ __forceinline__ void load_tile(const T* from, int64_t stride, const SegmentRows& rows,
-                                          int start, int count, int channels, Tile<T>& tile) {
+__device__ __forceinline__ void load_tile(const T* from, int64_t stride,
+                                          const cuda::SegmentRows& rows, int start, int count,
+                                          int channels, Tile<T>& tile) {
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
   constexpr int kAcross = kThreads / kVector;  // vectors in a row of the tile
   const int across = static_cast<int>(threadIdx.x) % kAcross;
@@ -117,13 +97,13 @@ __device__ __forceinline__ void load_tile(const T* from, int64_t stride, const S
   if (count == kTileBases<T> && per_pass == kThreads / kAcross) {
 #pragma unroll
     for (int i = 0; i < kTileBases<T> / (kThreads / kAcross); ++i) {
-      copy_async(&tile.values[down + i * (kThreads / kAcross)][across * kVector],
-                 reinterpret_cast<const char*>(at) + int64_t{i} * advance);
+      cuda::copy_async(&tile.values[down + i * (kThreads / kAcross)][across * kVector],
+                       reinterpret_cast<const char*>(at) + int64_t{i} * advance);
     }
     return;
   }
   for (int t = down; t < count; t += per_pass) {
-    copy_async(&tile.values[t][across * kVector], at);
+    cuda::copy_async(&tile.values[t][across * kVector], at);
     at = reinterpret_cast<const T*>(reinterpret_cast<const char*>(at) + advance);
   }
 }
@@ -144,7 +124,7 @@ struct StateRows {
   bool used;  // its state is one of the model's
   T held[kAhead];
 
-  __device__ StateRows(const void* matrix, int64_t row_stride, const SegmentRows& rows,
+  __device__ StateRows(const void* matrix, int64_t row_stride, const cuda::SegmentRows& rows,
                        int64_t d_state)
       : stride(rows.step * row_stride),
         n(static_cast<int>(threadIdx.x) % kStates),
@@ -182,7 +162,7 @@ struct StateRows {
 // The way back: `count` rows of the tile to memory.
 template <typename T>
 __device__ __forceinline__ void store_tile(const Tile<T>& tile, T* to, int64_t stride,
-                                           const SegmentRows& rows, int start, int count,
+                                           const cuda::SegmentRows& rows, int start, int count,
                                            int channels) {
   constexpr int kVector = 16 / static_cast<int>(sizeof(T));
   constexpr int kAcross = kThreads / kVector;
@@ -273,7 +253,7 @@ __global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveS
   if (segment.whole == 0) return;
   const BlockChannels block(args.channels);
   const int lane = block.active ? static_cast<int>(threadIdx.x) : block.count - 1;
-  const SegmentRows rows(span, segment, args.reverse);
+  const cuda::SegmentRows rows(span, segment, args.reverse);
   const TimeStep<T> time_step(args.dt_bias_E != nullptr ? args.dt_bias_E[block.loaded] : 0.0F);
 
   float a[kStates];
@@ -300,7 +280,7 @@ __global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveS
   const auto read_ahead = [&](int start, int turn) {
     load_tile(u_rows, args.u_stride, rows, start, kTile, block.count, memory.u[turn]);
     load_tile(dt_rows, args.dt_stride, rows, start, kTile, block.count, memory.dt[turn]);
-    commit_copies();
+    cuda::commit_copies();
     b_rows.read(start, kTile);
   };
 
@@ -309,7 +289,7 @@ __global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveS
   int turn = 0;
   read_ahead(segment.length - kTile, turn);
   for (int start = segment.length - kTile; live; start -= kTile) {
-    wait_for_copies();
+    cuda::wait_for_copies();
     b_rows.store(start, kTile, kTimeUnit, memory.b);
     __syncthreads();
     if (start > 0) read_ahead(start - kTile, 1 - turn);
@@ -352,7 +332,7 @@ __global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveS
     live = __syncthreads_or(still && start > 0) != 0;
     turn = 1 - turn;
   }
-  wait_for_copies();
+  cuda::wait_for_copies();
   if (!block.active) return;
   float* out =
       args.workspace + int64_t{blockIdx.x} * (args.d_state + 1) * args.channels + block.own;
@@ -449,7 +429,7 @@ __global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
   const DeviceSpan span = args.batch.spans[segment.span];
   const BlockChannels block(args.channels);
   const int lane = static_cast<int>(threadIdx.x);
-  const SegmentRows rows(span, segment, args.reverse);
+  const cuda::SegmentRows rows(span, segment, args.reverse);
   const TimeStep<T> time_step(args.dt_bias_E != nullptr ? args.dt_bias_E[block.loaded] : 0.0F);
   const float skip = args.D_E[block.loaded];
 
@@ -508,7 +488,7 @@ __global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
       load_tile(static_cast<const T*>(args.z_LE) + block.first, args.z_stride, rows, start, count,
                 block.count, memory.z[turn]);
     }
-    commit_copies();
+    cuda::commit_copies();
     b_rows.read(start, count);
     c_rows.read(start, count);
   };
@@ -530,7 +510,7 @@ __global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
   read_ahead(0, turn);
   for (int start = 0; start < segment.length; start += kTile) {
     const int count = rows_left(start);
-    wait_for_copies();
+    cuda::wait_for_copies();
     b_rows.store(start, count, kTimeUnit, memory.b);
     c_rows.store(start, count, 1.0F, memory.c);
     __syncthreads();

@@ -54,13 +54,17 @@ constexpr float kRoundMagic = 12582912.0F;
 
 // 2^f for f in [-0.5, 0.5]: minimax polynomial of degree 5 with p(0) = 1 exactly, relative error
 // below 9.2e-8 before rounding. Degree 4 would leave 2.8e-6, too much for a long product of decays.
+// The first function is (p(f) - 1) / f.
 template <class D, class V = hn::Vec<D>>
-HWY_INLINE V exp2_fraction(D d, V f) {
+HWY_INLINE V exp2_slope(D d, V f) {
   V p = hn::MulAdd(f, hn::Set(d, 1.326472685e-3F), hn::Set(d, 9.671512666e-3F));
   p = hn::MulAdd(p, f, hn::Set(d, 5.550733744e-2F));
   p = hn::MulAdd(p, f, hn::Set(d, 2.402224208e-1F));
-  p = hn::MulAdd(p, f, hn::Set(d, 6.931469776e-1F));
-  return hn::MulAdd(p, f, hn::Set(d, 1.0F));
+  return hn::MulAdd(p, f, hn::Set(d, 6.931469776e-1F));
+}
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V exp2_fraction(D d, V f) {
+  return hn::MulAdd(exp2_slope(d, f), f, hn::Set(d, 1.0F));
 }
 
 // polynomial · 2^n, where `shifted` is n + kRoundMagic and `rounded` is n. AVX-512 has an instruction
@@ -99,6 +103,19 @@ HWY_INLINE V exp2_product(D d, V a, V b) {
   V fraction = hn::MulSub(a, b, rounded);
   if (kGuarded) fraction = hn::Min(hn::Max(fraction, hn::Set(d, -0.5F)), hn::Set(d, 0.5F));
   return scale_by_power<kGuarded>(d, exp2_fraction(d, fraction), shifted, rounded);
+}
+
+// 2^(a·b) - 1 for a·b <= 0, with relative accuracy where it is near 0: 8 ulp. -1 where 2^(a·b) is below 2^-25.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V exp2_product_minus_one(D d, V a, V b) {
+  const V one = hn::Set(d, 1.0F);
+  const V magic = hn::Set(d, kRoundMagic);
+  const V shifted = hn::MulAdd(a, b, magic);
+  const V rounded = hn::Sub(shifted, magic);
+  V fraction = hn::MulSub(a, b, rounded);
+  fraction = hn::Min(hn::Max(fraction, hn::Set(d, -0.5F)), hn::Set(d, 0.5F));
+  const V power = scale_by_power<true>(d, one, shifted, rounded);
+  return hn::MulAdd(power, hn::Mul(fraction, exp2_slope(d, fraction)), hn::Sub(power, one));
 }
 
 // exp(x) for x <= 87; what is smaller than 2^-126 comes out as that or as 0.

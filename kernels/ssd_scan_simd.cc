@@ -26,9 +26,9 @@ constexpr int64_t kMaxLanes = HWY_MAX_BYTES / sizeof(float);
 
 // The rows of one block as one lane group sees them, in running order.
 struct BlockRows {
-  const float* factor;  // exp(Δ·A) of the lane group's head, kMaxLanes apart
-  const float* input;   // Δ·x [rows, lanes]
-  float* y;             // [rows, lanes], in and out
+  const float* loss;   // exp(Δ·A) - 1 of the lane group's head, kMaxLanes apart
+  const float* input;  // Δ·x [rows, lanes]
+  float* y;            // [rows, lanes], in and out
 };
 
 // Updates kGroup states of one lane group over a block of rows and adds their part of y.
@@ -43,13 +43,13 @@ HWY_INLINE void ScanStates(int64_t channels, int64_t rows, int64_t lanes_used,
   V s[kGroup];
   for (int n = 0; n < kGroup; ++n) s[n] = load_n(d, state + n * channels, lanes_used);
   for (int64_t r = 0; r < rows; ++r) {
-    const V factor = hn::Set(d, block.factor[r * kMaxLanes]);
+    const V loss = hn::Set(d, block.loss[r * kMaxLanes]);
     const V input = hn::Load(d, block.input + r * lanes);
     V y0 = hn::Load(d, block.y + r * lanes);
     V y1 = hn::Zero(d);
     HWY_UNROLL(16)
     for (int n = 0; n < kGroup; ++n) {
-      s[n] = hn::MulAdd(factor, s[n], hn::Mul(input, hn::Set(d, b[n])));
+      s[n] = hn::MulAdd(input, hn::Set(d, b[n]), hn::MulAdd(loss, s[n], s[n]));
       if (n % 2 == 0) {
         y0 = hn::MulAdd(s[n], hn::Set(d, c[n]), y0);
       } else {
@@ -64,10 +64,10 @@ HWY_INLINE void ScanStates(int64_t channels, int64_t rows, int64_t lanes_used,
 }
 
 // One lane group, `n_used` channels from e on, over one block of rows. `first` is the first row in running order and
-// `step` the distance, in rows, to the next. delta, factor: of its head, kMaxLanes apart.
+// `step` the distance, in rows, to the next. delta, loss: of its head, kMaxLanes apart.
 HWY_INLINE void ScanBlock(const SsdScanArgs& args, int64_t first, int64_t step, int64_t rows,
                           int64_t group, int64_t e, int64_t n_used, const float* delta,
-                          const float* factor) {
+                          const float* loss) {
   const hn::ScalableTag<float> d;
   using V = hn::Vec<decltype(d)>;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -80,7 +80,7 @@ HWY_INLINE void ScanBlock(const SsdScanArgs& args, int64_t first, int64_t step, 
     hn::Store(hn::Mul(hn::Set(d, delta[r * kMaxLanes]), x), d, input + r * lanes);
     hn::Store(hn::Mul(skip, x), d, y + r * lanes);
   }
-  const BlockRows block{factor, input, y};
+  const BlockRows block{loss, input, y};
   const int64_t bc_step = step * args.bc_stride;
   const int64_t bc_first = first * args.bc_stride + group * args.d_state;
   int64_t n = 0;
@@ -108,7 +108,7 @@ void SsdScan(const SsdScanArgs& args) {
   const int64_t step = args.reverse ? -1 : 1;
   const int64_t heads_per_group = args.heads / args.groups;
   HWY_ALIGN float delta[kBlockRows * kMaxLanes];
-  HWY_ALIGN float factor[kBlockRows * kMaxLanes];
+  HWY_ALIGN float loss[kBlockRows * kMaxLanes];
   const V log2e = hn::Set(d, kLog2E);
   const V least = hn::Set(d, args.dt_min);
   const V most = hn::Set(d, args.dt_max);
@@ -125,14 +125,14 @@ void SsdScan(const SsdScanArgs& args) {
         const V soft = softplus(d, hn::Add(load_n(d, dt, count), bias));
         const V time_step = hn::Min(hn::Max(soft, least), most);
         hn::Store(time_step, d, delta + r * kMaxLanes);
-        hn::Store(exp2_product<true>(d, hn::Mul(time_step, log2e), decay), d,
-                  factor + r * kMaxLanes);
+        hn::Store(exp2_product_minus_one(d, hn::Mul(time_step, log2e), decay), d,
+                  loss + r * kMaxLanes);
       }
       for (int64_t head = h0; head < h0 + count; ++head) {
         const int64_t end = (head + 1) * args.head_dim;
         for (int64_t e = head * args.head_dim; e < end; e += lanes) {
           ScanBlock(args, first, step, rows, head / heads_per_group, e,
-                    end - e < lanes ? end - e : lanes, delta + (head - h0), factor + (head - h0));
+                    end - e < lanes ? end - e : lanes, delta + (head - h0), loss + (head - h0));
         }
       }
     }

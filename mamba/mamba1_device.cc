@@ -2,13 +2,13 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <vector>
 
 #include "kernels/causal_conv1d.h"
 #include "kernels/conv_project.h"
 #include "kernels/linear.h"
 #include "kernels/selective_scan.h"
+#include "mamba/device_layout.h"
 #include "mamba/mamba1_mixer.h"
 
 namespace chromamba::mamba {
@@ -16,25 +16,6 @@ namespace {
 
 using kernels::DeviceBuffer;
 using kernels::DeviceExec;
-
-// Where each element of an axis goes on the device.
-using Places = std::vector<int64_t>;
-
-Places in_order(int64_t n, int64_t first = 0) {
-  Places places(static_cast<size_t>(n));
-  std::iota(places.begin(), places.end(), first);
-  return places;
-}
-
-Places joined(Places a, const Places& b) {
-  a.insert(a.end(), b.begin(), b.end());
-  return a;
-}
-
-Places shifted(Places places, int64_t by) {
-  for (int64_t& place : places) place += by;
-  return places;
-}
 
 class Mamba1Device : public DeviceMixer {
  public:
@@ -47,7 +28,7 @@ class Mamba1Device : public DeviceMixer {
       : shape_(shape),
         model_(padded_width(shape.d_model)),
         inner_(padded_width(shape.d_inner)),
-        rank_(padded(shape.dt_rank, dtype == kernels::DType::bf16 ? 16 : 8)),
+        rank_(padded_to(shape.dt_rank, dtype == kernels::DType::bf16 ? 16 : 8)),
         narrow_(padded_width(rank_ + 2 * shape.d_state)),
         dtype_bytes_(kernels::dtype_bytes(dtype)),
         fused_(kernels::conv_project_fits(dtype, inner_, shape.taps, rank_, narrow_)) {}
@@ -66,38 +47,9 @@ class Mamba1Device : public DeviceMixer {
   LayerState read_state(const float* floats) const override {
     const kernels::StateLayout layout =
         kernels::state_layout(0, inner_, shape_.d_state, shape_.taps);
-    const auto unpadded = [&](int64_t offset, int64_t rows) {
-      AlignedFloats result(static_cast<size_t>(rows * shape_.d_inner));
-      for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t e = 0; e < shape_.d_inner; ++e) {
-          result[static_cast<size_t>(r * shape_.d_inner + e)] =
-              floats[offset + r * inner_ + channels_[static_cast<size_t>(e)]];
-        }
-      }
-      return result;
-    };
-    return {unpadded(layout.conv_last, shape_.taps), unpadded(layout.ssm_last, shape_.d_state)};
+    return {take_columns(floats + layout.conv_last, shape_.taps, channels_, inner_),
+            take_columns(floats + layout.ssm_last, shape_.d_state, channels_, inner_)};
   }
-
-  // Panels of an [N, K] product as a padded [N', K'] matrix, with its rows and columns at their places.
-  static AlignedFloats place_product(const AlignedFloats& panels, const Places& rows,
-                                     int64_t padded_rows, const Places& columns,
-                                     int64_t padded_columns) {
-    AlignedFloats weight(static_cast<size_t>(padded_rows * padded_columns), 0.0F);
-    const auto in = static_cast<int64_t>(columns.size());
-    for (size_t n = 0; n < rows.size(); ++n) {
-      for (size_t k = 0; k < columns.size(); ++k) {
-        weight[static_cast<size_t>(rows[n] * padded_columns + columns[k])] =
-            panels[static_cast<size_t>(
-                kernels::panel_index(static_cast<int64_t>(n), static_cast<int64_t>(k), in))];
-      }
-    }
-    return weight;
-  }
-  static DeviceBuffer upload_all(DeviceExec& exec, const AlignedFloats& weight) {
-    return kernels::upload(exec, weight.data(), static_cast<int64_t>(weight.size()), "weights");
-  }
-  static int64_t padded(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
   Shape shape_;
   int64_t model_;   // padded D
@@ -243,41 +195,31 @@ std::unique_ptr<DeviceMixer> Mamba1Mixer::upload(kernels::DeviceExec& exec) cons
   const Places narrow = joined(in_order(dt_rank_), in_order(2 * d_state_, device->rank_));
   // [rows, E] f32 with the channels at their places.
   const auto upload_channels = [&](const AlignedFloats& values, int64_t rows, float fill) {
-    AlignedFloats result(static_cast<size_t>(rows * inner), fill);
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t e = 0; e < d_inner_; ++e) {
-        result[static_cast<size_t>(r * inner + channels[static_cast<size_t>(e)])] =
-            values[static_cast<size_t>(r * d_inner_ + e)];
-      }
-    }
-    return kernels::upload_f32(exec, result.data(), rows * inner, "weights");
+    return upload_weights_f32(exec, place_columns(values, rows, channels, inner, fill));
   };
   const auto upload_bias = [&](const AlignedFloats& bias, const Places& places, int64_t padded) {
     if (bias.empty()) return DeviceBuffer();
-    AlignedFloats values(static_cast<size_t>(padded), 0.0F);
-    for (size_t i = 0; i < bias.size(); ++i) values[static_cast<size_t>(places[i])] = bias[i];
-    return kernels::upload(exec, values.data(), padded, "weights");
+    return upload_weights(exec, place_columns(bias, 1, places, padded));
   };
-  device->in_proj_ = Mamba1Device::upload_all(
-      exec, Mamba1Device::place_product(in_proj_, wide, 2 * inner, model, device->model_));
+  device->in_proj_ =
+      upload_weights(exec, place_product(in_proj_, wide, 2 * inner, model, device->model_));
   device->in_bias_ = upload_bias(in_bias_, wide, 2 * inner);
   device->conv_ = upload_channels(conv_KE_, d_conv_, 0);
   if (!conv_bias_.empty()) device->conv_bias_ = upload_channels(conv_bias_, 1, 0);
-  AlignedFloats x_proj =
-      Mamba1Device::place_product(x_proj_, narrow, device->narrow_, channels, inner);
+  AlignedFloats x_proj = place_product(x_proj_, narrow, device->narrow_, channels, inner);
   AlignedFloats dt_proj =
-      Mamba1Device::place_product(dt_proj_, channels, inner, in_order(dt_rank_), device->rank_);
+      place_product(dt_proj_, channels, inner, in_order(dt_rank_), device->rank_);
   if (device->fused_) {
     x_proj = kernels::pack_x_weight(x_proj, device->narrow_, inner);
     dt_proj = kernels::pack_dt_weight(dt_proj, inner, device->rank_);
   }
-  device->x_proj_ = Mamba1Device::upload_all(exec, x_proj);
-  device->dt_proj_ = Mamba1Device::upload_all(exec, dt_proj);
+  device->x_proj_ = upload_weights(exec, x_proj);
+  device->dt_proj_ = upload_weights(exec, dt_proj);
   device->dt_bias_ = upload_channels(dt_bias_, 1, 0);
   device->a_ = upload_channels(A_NE_, d_state_, -1);
   device->skip_ = upload_channels(D_skip_, 1, 0);
-  device->out_proj_ = Mamba1Device::upload_all(
-      exec, Mamba1Device::place_product(out_proj_, model, device->model_, channels, inner));
+  device->out_proj_ =
+      upload_weights(exec, place_product(out_proj_, model, device->model_, channels, inner));
   AlignedFloats out_bias = out_bias_;
   // Each direction adds its bias; sharing out_proj, both are added at once.
   if (shares_out_proj_) {

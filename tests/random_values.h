@@ -21,6 +21,17 @@ inline AlignedFloats random_values(int64_t n, unsigned seed, float mean = 0, flo
   return values;
 }
 
+// Values that bf16 holds exactly, so that a kernel and its reference start from the same numbers.
+inline AlignedFloats rounded(AlignedFloats values) {
+  for (float& value : values) {
+    uint32_t bits = 0;
+    std::memcpy(&bits, &value, 4);
+    bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+    std::memcpy(&value, &bits, 4);
+  }
+  return values;
+}
+
 // What outputs hold before a call, so that a value nobody wrote is seen.
 inline AlignedFloats poisoned(int64_t n) {
   return AlignedFloats(static_cast<size_t>(n), std::numeric_limits<float>::quiet_NaN());

@@ -16,21 +16,12 @@ namespace {
 
 using tests::DeviceTarget;
 using tests::on_gpu;
+using tests::OnDevice;
 using tests::poisoned;
 using tests::random_values;
 using tests::relative_error;
+using tests::rounded;
 using tests::same_bits;
-
-// Values that bf16 holds exactly, so that a kernel and its reference start from the same numbers.
-AlignedFloats rounded(AlignedFloats values) {
-  for (float& value : values) {
-    uint32_t bits = 0;
-    std::memcpy(&bits, &value, 4);
-    bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
-    std::memcpy(&value, &bits, 4);
-  }
-  return values;
-}
 
 struct Scan {
   Scan(int64_t l, int64_t e, int64_t n)
@@ -151,23 +142,6 @@ TEST_CASE("GPU scan: segments whose states decay to nothing leave them out, and 
     CHECK(relative_error(state, expected_state) <= tests::kKernel);
   });
 }
-
-// A test's inputs and outputs on the device.
-struct OnDevice {
-  explicit OnDevice(DeviceExec& on) : exec(on) {}
-
-  template <typename T>
-  const T* table(const std::vector<T>& values) {
-    const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
-    buffers.emplace_back(exec, bytes, "a test");
-    copy_to_device(exec, buffers.back().data(), values.data(), bytes);
-    exec.synchronize();
-    return buffers.back().as<const T>();
-  }
-
-  DeviceExec& exec;
-  std::vector<DeviceBuffer> buffers;
-};
 
 // Several sequences in one batch, with snapshots.
 struct Batch : OnDevice {

@@ -7,6 +7,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "kernels/add_norm.h"
 #include "kernels/causal_conv1d.h"
@@ -34,6 +35,23 @@ void causal_conv1d(DeviceTarget& target, const kernels::CausalConv1dArgs& args);
 void add_norm(DeviceTarget& target, const kernels::AddNormArgs& args);
 void linear(DeviceTarget& target, const kernels::LinearArgs& args);
 void pool_rows(DeviceTarget& target, const kernels::PoolRowsArgs& args);
+
+// A test's inputs and outputs on the device.
+struct OnDevice {
+  explicit OnDevice(kernels::DeviceExec& on) : exec(on) {}
+
+  template <typename T>
+  const T* table(const std::vector<T>& values) {
+    const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
+    buffers.emplace_back(exec, bytes, "a test");
+    kernels::copy_to_device(exec, buffers.back().data(), values.data(), bytes);
+    exec.synchronize();
+    return buffers.back().as<const T>();
+  }
+
+  kernels::DeviceExec& exec;
+  std::vector<kernels::DeviceBuffer> buffers;
+};
 
 // Calls body with the first GPU; without one, says so once and does nothing.
 template <typename Body>

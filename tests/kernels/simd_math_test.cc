@@ -15,7 +15,7 @@ HWY_BEFORE_NAMESPACE();
 namespace chromamba::kernels::HWY_NAMESPACE {
 
 // function 0: exp_clamped, 1: exp2_product(x, 0.75), 2: softplus, 3: silu, 4: the
-// guarded exp2_product. n need not be a multiple of the lanes.
+// guarded exp2_product, 5: exp2_product_minus_one. n need not be a multiple of the lanes.
 void Evaluate(int function, const float* in, float* out, int64_t n) {
   const hn::ScalableTag<float> d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -26,6 +26,7 @@ void Evaluate(int function, const float* in, float* out, int64_t n) {
     if (function == 0) y = exp_clamped(d, x);
     if (function == 1) y = exp2_product<false>(d, x, hn::Set(d, 0.75F));
     if (function == 4) y = exp2_product<true>(d, x, hn::Set(d, 0.75F));
+    if (function == 5) y = exp2_product_minus_one(d, x, hn::Set(d, 0.75F));
     if (function == 2) y = softplus(d, x);
     if (function == 3) y = silu(d, x);
     store_n(y, d, out + i, used);
@@ -79,6 +80,10 @@ TEST_CASE("vector functions agree with double on every instruction set") {
     CHECK(largest_ulps(1, -120, 0, exact_power) <= tests::kExpUlps + extra);
     CHECK(largest_ulps(1, -1e-3, 0, exact_power) <= tests::kExpUlps);
     CHECK(largest_ulps(4, -160, 0, exact_power) <= tests::kExpUlps + extra);
+    const auto exact_loss = [](double x) { return std::expm1(0.75 * x * std::log(2.0)); };
+    CHECK(largest_ulps(5, -160, 0, exact_loss) <= tests::kLossUlps);
+    CHECK(largest_ulps(5, -1, 0, exact_loss) <= tests::kLossUlps);
+    CHECK(largest_ulps(5, -1e-4, 0, exact_loss) <= tests::kLossUlps);
     CHECK(largest_ulps(2, -80, 80, exact_softplus) <= tests::kSoftplusUlps + extra);
     CHECK(largest_ulps(2, -2, 2, exact_softplus) <= tests::kSoftplusUlps);
     CHECK(largest_ulps(3, -80, 80, exact_silu) <= tests::kSiluUlps + extra);
@@ -106,6 +111,8 @@ TEST_CASE("vector functions stay finite far outside") {
     }
     HWY_DYNAMIC_DISPATCH(Evaluate)(4, in.data(), out.data(), 4);
     for (size_t i = 0; i < 4; ++i) CHECK((out[i] >= 0.0F && out[i] <= 0x1p-125F));
+    HWY_DYNAMIC_DISPATCH(Evaluate)(5, in.data(), out.data(), 4);
+    for (size_t i = 0; i < 4; ++i) CHECK(out[i] == -1.0F);
   });
 }
 

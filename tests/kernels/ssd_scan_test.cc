@@ -201,6 +201,11 @@ TEST_CASE("SSD scan: a state decays to nothing or hardly at all, and time steps 
   Problem slow({700, 4, 16, 1, 16});
   slow.decay = {-1e-6F, -1e-3F, -30.0F, -1e4F};
   check_reference(slow);
+  // The same factor at every base: an error of its rounding would add up.
+  Problem constant({3000, 4, 16, 1, 16});
+  constant.dt_min = constant.dt_max = 0.031F;
+  constant.decay = {-1e-4F, -1e-3F, -0.01F, -0.1F};
+  check_reference(constant);
 }
 
 TEST_CASE("SSD scan refuses impossible arguments") {
