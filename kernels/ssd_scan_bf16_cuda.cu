@@ -195,7 +195,7 @@ template <int kN, int kXPitch>
 __device__ __forceinline__ void add_tile(const Bf16* x, const Bf16* b, const float* weight,
                                          States<kN>& states) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
+#pragma unroll 1  // registers again
   for (int s = 0; s < kRowTiles; ++s) {
     unsigned raw[4];  // rows 0 to 7 and 8 to 15 of channels 0 to 7, then of channels 8 to 15
     load_columns(raw, x + (16 * s + lane % 16) * kXPitch + lane / 16 * 8);
@@ -385,8 +385,9 @@ __device__ __forceinline__ void write_outputs(const Bf16* x, const Bf16* c, cons
                                               const States<kN>& states, const float2 (&skip)[2],
                                               int count, Bf16* out, int64_t out_step) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  // Half of the rows at a time: their sums are 16 registers beside those of the states.
-#pragma unroll
+  // Half of the rows at a time, and never both unrolled: their sums are 16 registers beside those of the states, and there are
+  // 128 for all.
+#pragma unroll 1
   for (int half = 0; half < 2; ++half) {
     float sums[2][2][4] = {};  // [tile of 16 rows][tile of 8 channels]
 #pragma unroll

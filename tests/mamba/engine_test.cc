@@ -177,6 +177,17 @@ TEST_CASE("a GPU without room for the model says what it needs") {
   }
 }
 
+TEST_CASE("a Mamba-2 model whose heads do not fit a GPU runs on the CPU, and its upload says so") {
+  const Model model(tests::made_checkpoint(R"({"d_model": 72, "n_layer": 1, "vocab_size": 12,
+      "ssm_cfg": {"layer": "Mamba2", "d_state": 8, "headdim": 144}})",
+                                           5));
+  const std::vector<int32_t> tokens(20, model.tokenizer().g);
+  CHECK(std::isfinite(ModelOutputs(model, tokens, kCpu, 1, 20, {}).log_likelihood.back()));
+  for (const ComputeDevice& device : tests::test_devices()) {
+    if (device.cuda) CHECK_THROWS_AS(Engine(model, device, 1), ResourceError);
+  }
+}
+
 void check_batch_mates(const std::string& name, const ComputeDevice& device) {
   INFO(name << ", " << tests::label(device));
   const Fixture fixture(name);

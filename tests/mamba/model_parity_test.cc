@@ -98,6 +98,22 @@ TEST_CASE("mamba2_ref: every tensor of mamba_ssm") {
   check_layers(fixture, on_reference(), "mamba2_ref reference", tests::kTf32Fixture);
 }
 
+TEST_CASE("mamba2_ref in bf16: ln p on a GPU") {
+  const Fixture fixture("mamba2_ref");
+  for (const ComputeDevice& device : test_devices({kernels::DType::bf16})) {
+    if (!device.cuda) continue;
+    const ModelOutputs out(fixture.model, fixture.tokens, device, 1, 1000, {});
+    const AlignedFloats actual = after_first(out.log_likelihood);
+    const AlignedFloats expected = fixture.tensor("next_logprob");
+    double sum = 0;
+    for (size_t i = 0; i < actual.size(); ++i) {
+      sum += std::fabs(static_cast<double>(actual[i]) - expected[i]);
+    }
+    check("mamba2_ref " + tests::label(device) + " next_logprob, mean absolute",
+          sum / static_cast<double>(actual.size()), tests::kBf16FixtureLogP);
+  }
+}
+
 void check_hf(const std::string& name, const ComputeDevice& device, const std::string& target) {
   const Fixture fixture(name);
   const std::string label = name + " " + target;
