@@ -195,7 +195,7 @@ struct TileSum {
         down(static_cast<int>(threadIdx.x) / kAcross),
         per_pass(static_cast<int>(blockDim.x) / kAcross) {}
 
-  __device__ __forceinline__ void read(const T* from, int64_t stride, const SegmentRows& rows,
+  __device__ __forceinline__ void read(const T* from, int64_t stride, const cuda::SegmentRows& rows,
                                        int start, int count, int channels) {
     if (across * kVector >= channels) return;
 #pragma unroll
@@ -208,7 +208,7 @@ struct TileSum {
   }
 
   __device__ __forceinline__ void write(const Tile<T>& tile, T* to, int64_t stride,
-                                        const SegmentRows& rows, int start, int count,
+                                        const cuda::SegmentRows& rows, int start, int count,
                                         int channels) const {
     if (across * kVector >= channels) return;
 #pragma unroll

@@ -322,6 +322,25 @@ TEST_CASE("an RC-equivariant model of the reverse complement gives the mirrored 
   }
 }
 
+TEST_CASE("GPU sweeps: ln p in bf16") {
+  for (const char* name : {"caduceus_ph", "caduceus_ps"}) {
+    const Fixture fixture(name);
+    const Outputs expected = sweep_one(fixture.model, fixture.tokens, tests::on_cpu(), 2,
+                                       in_memory(), kFinalLayer);
+    for (const ComputeDevice& device : tests::test_devices({kernels::DType::bf16})) {
+      if (!device.cuda) continue;
+      const Outputs actual =
+          sweep_one(fixture.model, fixture.tokens, device, 1, in_memory(), kFinalLayer);
+      double sum = 0;
+      for (size_t i = 0; i < expected.log_likelihood.size(); ++i) {
+        sum += std::fabs(actual.log_likelihood[i] - expected.log_likelihood[i]);
+      }
+      check(std::string(name) + " " + tests::label(device) + " ln p, mean absolute",
+            sum / static_cast<double>(expected.log_likelihood.size()), tests::kBf16FixtureLogP);
+    }
+  }
+}
+
 struct Variant {
   const char* name;
   tests::MadeCaduceus shape;
