@@ -92,7 +92,7 @@ embed does not go to standard output
 bad strand
   $ chromamba score ref.fa --strand up -o x.h5
   exit 2
-  err --strand up.*forward, reverse or both
+  err --strand up.*forward, reverse, both or mean
 bad memory
   $ chromamba score ref.fa --memory lots -o x.h5
   exit 2
