@@ -90,7 +90,7 @@ void Passes::plan_sweeps() {
   const int64_t state_bytes = sequence_state_bytes(model_);
   options_.sequences = std::max<int64_t>(
       1,
-      std::min({options_.sequences, kMaxStateBytes / state_bytes, job_.memory / 16 / state_bytes}));
+      std::min({options_.sequences, kMaxStateBytes / state_bytes, job_.memory / 64 / state_bytes}));
   const auto needed = [&](int64_t block) {
     SweepOptions sized = options_;
     sized.stream.chunk_size = block;

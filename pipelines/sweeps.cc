@@ -27,7 +27,7 @@ constexpr int kBuffers = 3;
 constexpr int64_t kPartBytes = int64_t{4} << 20;
 
 // Letters of a pass, and ln p that waits for other masks, go to a file beyond this.
-constexpr int64_t kSmallBytes = int64_t{4} << 20;
+constexpr int64_t kSmallBytes = int64_t{1} << 20;
 
 // What a sequence takes besides its states: its place in the lists of runner and engine.
 constexpr int64_t kSequenceBytes = 2048;
