@@ -699,6 +699,11 @@ disk that fills during the run: embeddings
   exit 3
   talk
   err disk/.*x\.h5.*No space left
+disk that fills during the run: activations
+  $ on_disk 96m 'while_disk_fills score long.fa $PH --memory 106M --mask-stride 20 --tmp-dir disk -o disk/x.tsv'
+  exit 3
+  talk
+  err folder disk.*No space left
 full device
   $ chromamba score ref.fa $L -O bedgraph -o /dev/full
   exit 3
@@ -757,6 +762,10 @@ SIGINT during score
   talk
 SIGTERM during score
   $ stopped_by TERM score lambda.fa --chunk-size 500 -o x.h5 --strand both
+  exit 143
+  talk
+SIGTERM during score of a masked model
+  $ stopped_by TERM score long.fa $PH --mask-stride 50 --memory 106M -o x.h5
   exit 143
   talk
 SIGHUP during embed
