@@ -209,6 +209,18 @@ def make_models(folder, test_data):
     put("no_weights", {})
     put("text_weights", {weights: b"hello, these are no weights\n"})
 
+    # Masked models of one direction, and without a mask token.
+    source = os.path.join(test_data, "caduceus_ph")
+    both = read_safetensors(os.path.join(source, weights))
+    with open(os.path.join(source, "config.json"), encoding="utf-8") as file:
+        masked_config = file.read()
+    one_way = dict(json.loads(masked_config), bidirectional=False)
+    put("one_way", {weights: safetensors({n: t for n, t in both.items() if ".mamba_rev." not in n})},
+        config_text=json.dumps(one_way))
+    vocabulary = {"A": 7, "C": 8, "G": 9, "T": 10, "N": 11}
+    put("no_mask", {weights: safetensors(both), "vocab.json": json.dumps(vocabulary).encode()},
+        config_text=masked_config)
+
     def shards(names):
         parts = ({}, {})
         for name, tensor in tensors.items():
