@@ -11,6 +11,11 @@ namespace {
 // Of the memory, for the states of sequences that go through the engine together.
 constexpr int64_t kMaxStateBytes = int64_t{64} << 20;
 
+// Blocks: as the CPU's chunks, and what a GPU takes at a time.
+constexpr int64_t kDeviceBlock = 131072;
+// Blocks of fewer tiles keep threads waiting for each other.
+constexpr int64_t kSmallBlock = 32 * mamba::kTileRows;
+
 mamba::SweepWanted sweep_wanted(const SweepOptions& options) {
   mamba::SweepWanted wanted;
   wanted.layer = options.stream.layer;
@@ -99,13 +104,19 @@ void Passes::plan_sweeps() {
                                                std::min(block, bases_)) +
            sweep_buffer_bytes(model_, sized) + options_.sequences * state_bytes;
   };
-  // Blocks are as large as they are good for, if they leave half of the memory for rows or all rows fit.
-  const auto crowded = [&](int64_t block) {
-    return needed(block) > job_.memory / 2 && needed(block) + bases_ * row_bytes > job_.memory;
-  };
+  // Smaller blocks make room for rows: for half of the memory or all there are, and for more where the longest
+  // sequence then needs no file.
+  int64_t room = std::min(bases_ * row_bytes, job_.memory / 2);
+  if (longest_sequence_ * row_bytes <= job_.memory - needed(kSmallBlock)) {
+    room = std::max(room, longest_sequence_ * row_bytes);
+  }
   int64_t& block = options_.stream.chunk_size;
-  block = job_.chunk_size > 0 ? job_.chunk_size : default_chunk_size(job_.device);
-  while (job_.chunk_size == 0 && block > mamba::kTileRows && crowded(block)) block /= 2;
+  block = job_.chunk_size > 0 ? job_.chunk_size
+          : job_.device.cuda  ? kDeviceBlock
+                              : default_chunk_size(job_.device);
+  while (job_.chunk_size == 0 && block > mamba::kTileRows && job_.memory - needed(block) < room) {
+    block /= 2;
+  }
   options_.rows_bytes = job_.memory - needed(block);
   if (options_.rows_bytes < 0) throw_too_little_memory(job_, block, needed(block));
   const int64_t together =
