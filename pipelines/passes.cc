@@ -145,6 +145,10 @@ StreamStats Passes::run(const Consumer& consume) {
               job_.input.scratch_folder + ", for --memory leaves room for " +
               human_bytes(options_.rows_bytes));
   }
+  if (!model_.causal() && job_.device.ordinals.size() > 1 && job_.device.cuda && job_.warn) {
+    job_.warn("models that read in both directions run on one GPU: cuda:" +
+              std::to_string(job_.device.ordinals.front()) + " is taken");
+  }
   if (job_.started) job_.started(bases_);
   const NextPass next = input_.passes(strand_, plan_);
   if (!model_.causal()) {
