@@ -369,10 +369,10 @@ class DeviceSweeps : public SweepEngine::Backend {
     if (!lane.saves) return;
     lane.saves = false;
     const SweepBlock& block = lane.block;
-    store_->write(block.row * stride_ * 4, host_residual(lane, block.row),
-                  block.rows * stride_ * 4);
-    store_->write(half_offset(block.row), host_half(lane, block.row),
-                  block.rows * half_width_ * element_);
+    write_wide(*store_, block.row * stride_ * 4, host_residual(lane, block.row),
+               block.rows * stride_ * 4);
+    write_wide(*store_, half_offset(block.row), host_half(lane, block.row),
+               block.rows * half_width_ * element_);
   }
 
   // Everything queued so far comes before what is queued from now on, on any lane.
@@ -615,8 +615,8 @@ class DeviceSweeps : public SweepEngine::Backend {
     std::byte* from = host_residual(lane, block.row);
     std::byte* from_half = host_half(lane, block.row);
     if (store_->memory() == nullptr) {
-      store_->read(block.row * stride_ * 4, from, block.rows * stride_ * 4);
-      store_->read(half_offset(block.row), from_half, block.rows * half_width_ * element_);
+      read_wide(*store_, block.row * stride_ * 4, from, block.rows * stride_ * 4);
+      read_wide(*store_, half_offset(block.row), from_half, block.rows * half_width_ * element_);
     }
     kernels::copy_to_device(lane.exec, stream.residual, from, block.rows * stride_ * 4);
     kernels::copy_to_device(lane.exec, stream.half, from_half, block.rows * half_width_ * element_);
@@ -672,7 +672,7 @@ class DeviceSweeps : public SweepEngine::Backend {
     if (store_->memory() != nullptr) {
       from = store_->memory() + row * stride_ * 4;
     } else {
-      store_->read(row * stride_ * 4, stage, count * stride_ * 4);
+      read_wide(*store_, row * stride_ * 4, stage, count * stride_ * 4);
       from = stage;
     }
     kernels::copy_to_device(lane.exec, room, from, count * stride_ * 4);

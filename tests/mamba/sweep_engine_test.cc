@@ -325,8 +325,8 @@ TEST_CASE("an RC-equivariant model of the reverse complement gives the mirrored 
 TEST_CASE("GPU sweeps: ln p in bf16") {
   for (const char* name : {"caduceus_ph", "caduceus_ps"}) {
     const Fixture fixture(name);
-    const Outputs expected = sweep_one(fixture.model, fixture.tokens, tests::on_cpu(), 2,
-                                       in_memory(), kFinalLayer);
+    const Outputs expected =
+        sweep_one(fixture.model, fixture.tokens, tests::on_cpu(), 2, in_memory(), kFinalLayer);
     for (const ComputeDevice& device : tests::test_devices({kernels::DType::bf16})) {
       if (!device.cuda) continue;
       const Outputs actual =
