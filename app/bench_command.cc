@@ -105,11 +105,18 @@ void print_device_report(const nlohmann::json& report) {
   }
 }
 
-// "256x8": a model of D 256 and 8 layers.
-mamba::Model shaped_model(const std::string& text) {
-  const size_t at = text.find('x');
-  if (at == std::string::npos) throw UsageError("--shape " + text + ": use DxLAYERS, as 256x8");
+// "256x8": a model of D 256 and 8 layers; "mamba2:256x8": of Mamba-2.
+mamba::Model shaped_model(std::string text) {
+  const std::string prefix = "mamba2:";
   mamba::RandomModelShape shape;
+  if (text.starts_with(prefix)) {
+    shape.mixer = mamba::MixerKind::mamba2;
+    text.erase(0, prefix.size());
+  }
+  const size_t at = text.find('x');
+  if (at == std::string::npos) {
+    throw UsageError("--shape " + text + ": use DxLAYERS, as 256x8 or mamba2:256x8");
+  }
   shape.d_model = parse_number(text.substr(0, at), "shape", 1000);
   shape.n_layer = parse_number(text.substr(at + 1), "shape", 1000);
   if (shape.d_model < 1 || shape.d_model > 8192 || shape.n_layer < 1 || shape.n_layer > 256) {
@@ -125,7 +132,7 @@ int bench_command(const Arguments& arguments) {
   line.group("Options").add_options()("model,m", po::value<std::string>()->value_name("PATH"),
                                       "checkpoint (default: the built-in human-d128)")(
       "shape", po::value<std::string>()->value_name("DxL"),
-      "an untrained model of this width and depth instead, as 256x8")(
+      "an untrained model of this width and depth instead, as 256x8 or mamba2:256x8")(
       "device", po::value<std::string>()->default_value("auto")->value_name("DEVICE"),
       "auto, cpu, cuda, cuda:N, cuda:N,N... or cuda:all")(
       "dtype", po::value<std::string>()->default_value("auto")->value_name("TYPE"),

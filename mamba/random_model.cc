@@ -62,6 +62,12 @@ class Writer {
 Model random_model(const RandomModelShape& shape, unsigned seed) {
   const int64_t inner = 2 * shape.d_model;
   const int64_t rank = (shape.d_model + 15) / 16;
+  const bool second = shape.mixer == MixerKind::mamba2;
+  const int64_t states = shape.d_state > 0 ? shape.d_state : second ? 128 : 16;
+  // Heads of 64 channels, or one where there are fewer.
+  const int64_t head_dim = inner % 64 == 0 ? 64 : inner;
+  const int64_t heads = second ? inner / head_dim : 0;
+  const int64_t mixed = second ? inner + 2 * states : inner;
   const auto inverse_root = [](int64_t n) { return 1.0 / std::sqrt(static_cast<double>(n)); };
   Writer writer(seed);
   std::normal_distribution<float> normal(0.0F, 0.02F);
@@ -72,33 +78,49 @@ Model random_model(const RandomModelShape& shape, unsigned seed) {
     const std::string block = "backbone.layers." + std::to_string(layer) + ".";
     const std::string mixer = block + "mixer.";
     writer.constant(block + "norm.weight", {shape.d_model}, 1);
-    writer.uniform(mixer + "in_proj.weight", {2 * inner, shape.d_model},
+    writer.uniform(mixer + "in_proj.weight", {inner + mixed + heads, shape.d_model},
                    inverse_root(shape.d_model));
-    writer.uniform(mixer + "conv1d.weight", {inner, 1, kTaps}, inverse_root(kTaps));
-    writer.uniform(mixer + "conv1d.bias", {inner}, inverse_root(kTaps));
-    writer.uniform(mixer + "x_proj.weight", {rank + 2 * shape.d_state, inner}, inverse_root(inner));
-    writer.uniform(mixer + "dt_proj.weight", {inner, rank}, inverse_root(rank));
+    writer.uniform(mixer + "conv1d.weight", {mixed, 1, kTaps}, inverse_root(kTaps));
+    writer.uniform(mixer + "conv1d.bias", {mixed}, inverse_root(kTaps));
     // softplus(bias) is log-uniform in [0.001, 0.1].
     std::uniform_real_distribution<double> log_step(std::log(0.001), std::log(0.1));
-    writer.add(mixer + "dt_proj.bias", {inner}, [&](int64_t) {
+    const auto step_bias = [&](int64_t) {
       return static_cast<float>(std::log(std::expm1(std::exp(log_step(writer.random())))));
-    });
-    writer.add(mixer + "A_log", {inner, shape.d_state}, [&](int64_t i) {
-      return static_cast<float>(std::log(static_cast<double>(i % shape.d_state + 1)));
-    });
-    writer.constant(mixer + "D", {inner}, 1);
+    };
+    if (second) {
+      writer.add(mixer + "dt_bias", {heads}, step_bias);
+      std::uniform_real_distribution<float> rate(1, 16);
+      writer.add(mixer + "A_log", {heads},
+                 [&](int64_t) { return std::log(rate(writer.random())); });
+      writer.constant(mixer + "D", {heads}, 1);
+      writer.constant(mixer + "norm.weight", {inner}, 1);
+    } else {
+      writer.uniform(mixer + "x_proj.weight", {rank + 2 * states, inner}, inverse_root(inner));
+      writer.uniform(mixer + "dt_proj.weight", {inner, rank}, inverse_root(rank));
+      writer.add(mixer + "dt_proj.bias", {inner}, step_bias);
+      writer.add(mixer + "A_log", {inner, states}, [&](int64_t i) {
+        return static_cast<float>(std::log(static_cast<double>(i % states + 1)));
+      });
+      writer.constant(mixer + "D", {inner}, 1);
+    }
     writer.uniform(mixer + "out_proj.weight", {shape.d_model, inner},
                    inverse_root(inner) * inverse_root(shape.n_layer));
+  }
+  nlohmann::json ssm = {{"d_state", states}};
+  if (second) {
+    ssm["layer"] = "Mamba2";
+    ssm["headdim"] = head_dim;
   }
   const nlohmann::json config = {{"d_model", shape.d_model},
                                  {"n_layer", shape.n_layer},
                                  {"vocab_size", kVocab},
                                  {"rms_norm", true},
-                                 {"ssm_cfg", {{"d_state", shape.d_state}}}};
+                                 {"ssm_cfg", ssm}};
   const std::string bytes = writer.bytes();
-  return Model(open_checkpoint_memory(
-      config.dump(), std::as_bytes(std::span<const char>(bytes)),
-      "untrained D" + std::to_string(shape.d_model) + " x " + std::to_string(shape.n_layer)));
+  return Model(open_checkpoint_memory(config.dump(), std::as_bytes(std::span<const char>(bytes)),
+                                      (second ? "untrained Mamba-2 D" : "untrained D") +
+                                          std::to_string(shape.d_model) + " x " +
+                                          std::to_string(shape.n_layer)));
 }
 
 }  // namespace chromamba::mamba

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "mamba/config.h"
 #include "mamba/model.h"
 
 namespace chromamba::mamba {
@@ -11,7 +12,8 @@ namespace chromamba::mamba {
 struct RandomModelShape {
   int64_t d_model = 256;
   int64_t n_layer = 8;
-  int64_t d_state = 16;
+  MixerKind mixer = MixerKind::mamba1;
+  int64_t d_state = 0;  // 0: as mamba_ssm, 16 or (Mamba-2) 128
 };
 
 // Causal, vocabulary of 16, tied head; otherwise the defaults of mamba_ssm. The same shape and seed

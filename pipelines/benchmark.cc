@@ -50,6 +50,8 @@ kernels::KernelShapes kernel_shapes(const mamba::ModelConfig& config, int64_t ro
           .d_state = config.d_state,
           .d_conv = config.d_conv,
           .dt_rank = config.dt_rank,
+          .heads = config.n_heads,
+          .groups = config.n_groups,
           .vocab_size = config.vocab_size};
 }
 
