@@ -105,20 +105,27 @@ void print_device_report(const nlohmann::json& report) {
   }
 }
 
-// "256x8": a model of D 256 and 8 layers; "mamba2:256x8": of Mamba-2.
-mamba::Model shaped_model(std::string text) {
-  const std::string prefix = "mamba2:";
+// "256x8": a Mamba-1 of D 256 and 8 layers; "ph:256x16": a Caduceus-Ph.
+mamba::Model shaped_model(const std::string& text) {
   mamba::RandomModelShape shape;
-  if (text.starts_with(prefix)) {
-    shape.mixer = mamba::MixerKind::mamba2;
-    text.erase(0, prefix.size());
+  const size_t colon = text.find(':');
+  const std::string family = colon == std::string::npos ? "mamba1" : text.substr(0, colon);
+  const std::string size = colon == std::string::npos ? text : text.substr(colon + 1);
+  if (family == "mamba2") {
+    shape.family = mamba::RandomFamily::mamba2;
+  } else if (family == "ph") {
+    shape.family = mamba::RandomFamily::caduceus_ph;
+  } else if (family == "ps") {
+    shape.family = mamba::RandomFamily::caduceus_ps;
+  } else if (family != "mamba1") {
+    throw UsageError("--shape " + text + ": families are mamba1, mamba2, ph and ps");
   }
-  const size_t at = text.find('x');
+  const size_t at = size.find('x');
   if (at == std::string::npos) {
-    throw UsageError("--shape " + text + ": use DxLAYERS, as 256x8 or mamba2:256x8");
+    throw UsageError("--shape " + text + ": use [FAMILY:]DxLAYERS, as 256x8 or ph:256x16");
   }
-  shape.d_model = parse_number(text.substr(0, at), "shape", 1000);
-  shape.n_layer = parse_number(text.substr(at + 1), "shape", 1000);
+  shape.d_model = parse_number(size.substr(0, at), "shape", 1000);
+  shape.n_layer = parse_number(size.substr(at + 1), "shape", 1000);
   if (shape.d_model < 1 || shape.d_model > 8192 || shape.n_layer < 1 || shape.n_layer > 256) {
     throw UsageError("--shape " + text + ": D 1 to 8,192 and 1 to 256 layers");
   }
@@ -131,8 +138,9 @@ int bench_command(const Arguments& arguments) {
   CommandLine line(kUsage, "nothing", 0);
   line.group("Options").add_options()("model,m", po::value<std::string>()->value_name("PATH"),
                                       "checkpoint (default: the built-in human-d128)")(
-      "shape", po::value<std::string>()->value_name("DxL"),
-      "an untrained model of this width and depth instead, as 256x8 or mamba2:256x8")(
+      "shape", po::value<std::string>()->value_name("[F:]DxL"),
+      "an untrained model of this family (mamba1, mamba2, ph or ps for Caduceus), width and depth "
+      "instead, as 256x8 or ph:256x16")(
       "device", po::value<std::string>()->default_value("auto")->value_name("DEVICE"),
       "auto, cpu, cuda, cuda:N, cuda:N,N... or cuda:all")(
       "dtype", po::value<std::string>()->default_value("auto")->value_name("TYPE"),

@@ -15,6 +15,7 @@ constexpr char kUsage[] =
 Writes the hidden state of the model at every base, the average over bins of bases, or one average
 for each contig or region, as HDF5: /embedding/<contig> [bases or bins, D], or with --pool mean
 /embedding [regions, D] beside /regions. INPUT is FASTA (plain, gzip or bgzip), or - for standard input.
+RC-equivariant models have 2D channels with --strand both, D with forward, reverse and mean.
 )";
 
 }  // namespace

@@ -22,7 +22,30 @@ pipelines::StrandChoice parse_strand(const std::string& text) {
   if (text == "forward") return pipelines::StrandChoice::forward;
   if (text == "reverse") return pipelines::StrandChoice::reverse;
   if (text == "both") return pipelines::StrandChoice::both;
-  throw UsageError("--strand " + text + ": use forward, reverse or both");
+  if (text == "mean") return pipelines::StrandChoice::mean;
+  throw UsageError("--strand " + text + ": use forward, reverse, both or mean");
+}
+
+pipelines::Windows parse_windows(const CommandLine& line) {
+  pipelines::Windows windows;
+  if (!line.has("window")) {
+    if (line.has("overlap")) throw UsageError("--overlap goes with --window");
+    return windows;
+  }
+  if (!line.values()["left-context"].defaulted()) {
+    throw UsageError(
+        "--window and --left-context exclude each other: windows lie on the whole contig's grid");
+  }
+  windows.size = parse_number(line.text("window"), "window", 1000);
+  if (windows.size < 1) throw UsageError("--window 0: at least 1 base");
+  // A base has 1/16 of a window around it at least, for 1/7 more to compute.
+  windows.overlap =
+      line.has("overlap") ? parse_number(line.text("overlap"), "overlap", 1000) : windows.size / 8;
+  if (windows.overlap >= windows.size) {
+    throw UsageError("--overlap " + line.text("overlap") + ": less than --window " +
+                     line.text("window") + " is needed");
+  }
+  return windows;
 }
 
 }  // namespace
@@ -109,15 +132,24 @@ void add_input_group(CommandLine& line) {
       "read IUPAC codes as N (counted), or refuse them");
 }
 
-void add_model_group(CommandLine& line) {
-  line.group("Model").add_options()(
-      "model,m", po::value<std::string>()->value_name("PATH"),
-      "checkpoint folder or weights file (default: the built-in human-d128)")(
+po::options_description& add_model_group(CommandLine& line) {
+  po::options_description& group = line.group("Model");
+  group.add_options()("model,m", po::value<std::string>()->value_name("PATH"),
+                      "checkpoint folder or weights file (default: the built-in human-d128)")(
       "strand", po::value<std::string>()->default_value("forward")->value_name("STRAND"),
       "forward, reverse (the model reads the reverse complement; results are at forward "
-      "coordinates), or both and their mean")(
+      "coordinates), both and their mean, or mean alone; with RC-equivariant models (Caduceus-PS), "
+      "which read both at once, embed's choice of channels")(
       "left-context", po::value<std::string>()->default_value("131072")->value_name("N|full"),
-      "bases read before a region, from a grid of N; 'full': from the contig's first base");
+      "bases read before a region, from a grid of N; 'full': from the contig's first base; models "
+      "that read in both directions have the same after it")(
+      "window", po::value<std::string>()->value_name("W"),
+      "approximate: models that read in both directions read contigs in windows of W bases (the "
+      "default is exact: contigs as a whole)")(
+      "overlap", po::value<std::string>()->value_name("O"),
+      "bases that neighbouring windows share; a base counts in the window whose ends are further "
+      "away (default: W/8)");
+  return group;
 }
 
 void add_machine_group(CommandLine& line) {
@@ -135,11 +167,12 @@ void add_machine_group(CommandLine& line) {
       "never "
       "changes a result")(
       "memory", po::value<std::string>()->default_value("4G")->value_name("SIZE"),
-      "upper bound for the memory of the whole program, and for that of the GPU")(
+      "upper bound for the memory of the whole program, and for that of the GPU; models that read "
+      "in both directions put activations beyond it in a file")(
       "tmp-dir", po::value<std::string>()->value_name("DIR"),
-      "where reverse strands and standard input wait (default: beside the first output)")(
-      "simd", po::value<std::string>()->default_value("auto")->value_name("SET"),
-      "CPU instruction set: auto, avx512, avx2, sse4")(
+      "where reverse strands, standard input and activations wait (default: beside the first "
+      "output)")("simd", po::value<std::string>()->default_value("auto")->value_name("SET"),
+                 "CPU instruction set: auto, avx512, avx2, sse4")(
       "quiet,q", "no progress, no summary; warnings and errors only");
 }
 
@@ -189,6 +222,7 @@ pipelines::JobOptions job_options(const CommandLine& line, const Arguments& argu
       throw UsageError("--left-context " + context + ": a number of bases, or full");
     }
   }
+  job.windows = parse_windows(line);
   job.threads = static_cast<int>(default_threads(line));
   job.input.threads = std::min(job.threads, 2);  // more than keeps ahead of any model
   if (line.has("chunk-size")) {

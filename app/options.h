@@ -39,9 +39,9 @@ class CommandLine {
   po::variables_map values_;
 };
 
-// Adds the groups that score and embed share.
+// Adds the groups that score and embed share; a command may add to that of the model.
 void add_input_group(CommandLine& line);
-void add_model_group(CommandLine& line);
+po::options_description& add_model_group(CommandLine& line);
 void add_machine_group(CommandLine& line);
 
 // What those groups were set to. `outputs` are the output paths: scratch files lie beside the first.

@@ -15,8 +15,10 @@ namespace {
 constexpr char kUsage[] =
     R"(usage: chromamba score INPUT [-o OUT]... [options]
 
-Writes ln p of every base given all bases of its contig before it: the first base of a contig and
-every N have none (NaN). INPUT is FASTA (plain, gzip or bgzip), or - for standard input.
+Writes ln p of every base: with causal models given all bases of its contig before it, so that the
+first base has none (NaN); with masked models given its whole contig, the base itself included
+unless --mask-stride hides it. Every N has none. INPUT is FASTA (plain, gzip or bgzip), or - for
+standard input.
 
   OUT.h5               /log_likelihood/<contig> [bases], f32
   OUT.bw  OUT.bedgraph[.gz]    a track for IGV and other browsers
@@ -54,7 +56,11 @@ void print_summary(const pipelines::ScoreResult& result, const pipelines::ScoreO
 int score_command(const Arguments& arguments) {
   CommandLine line(kUsage, "input", 1);
   add_input_group(line);
-  add_model_group(line);
+  add_model_group(line).add_options()(
+      "mask-stride", po::value<std::string>()->value_name("S"),
+      "masked models: replace every S-th base of a contig by [MASK], in S passes, so that each "
+      "base "
+      "is predicted from the others (default 0: one pass, nothing is masked)");
   line.group("Output").add_options()(
       "output,o", po::value<std::vector<std::string>>()->value_name("FILE"),
       "output file, kind by suffix; - is standard output (repeatable)")(
@@ -77,6 +83,9 @@ int score_command(const Arguments& arguments) {
   options.job = job_options(line, arguments, paths);
   for (const std::string& path : paths) {
     options.outputs.push_back(pipelines::parse_score_output(path, line.text("output-type")));
+  }
+  if (line.has("mask-stride")) {
+    options.mask_stride = parse_number(line.text("mask-stride"), "mask-stride", 1000);
   }
   options.deflate_level = line.values()["compress"].as<int>();
   if (options.deflate_level < 0 || options.deflate_level > 9) {

@@ -48,6 +48,7 @@ struct DeviceAddNormArgs {
   int64_t stride = 0;
   float eps = 1e-5F;
   const void* hidden_LD = nullptr;  // null: nothing is added, and the residual is not written
+  const void* times_LD = nullptr;   // hidden is multiplied by it first, or null
   float* residual_LD = nullptr;
   const float* weight_D = nullptr;  // [stride], zero beyond d_model
   const float* bias_D = nullptr;    // the same, or null

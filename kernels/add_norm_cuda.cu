@@ -14,8 +14,11 @@ __global__ void __launch_bounds__(32 * kWarps) add_norm_kernel(DeviceAddNormArgs
   if (row >= args.rows) return;
   const T* hidden = static_cast<const T*>(args.hidden_LD);
   if (hidden != nullptr) hidden += row * args.stride;
+  const T* times = static_cast<const T*>(args.times_LD);
+  if (times != nullptr) times += row * args.stride;
   float* residual = args.residual_LD + row * args.stride;
-  cuda::RowPart<kVectors> part = cuda::load_row<kVectors, T>(residual, hidden, args.stride, lane);
+  cuda::RowPart<kVectors> part =
+      cuda::load_row<kVectors, T>(residual, hidden, args.stride, lane, times);
   if (hidden != nullptr) {
 #pragma unroll
     for (int k = 0; k < kVectors; ++k) {

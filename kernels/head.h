@@ -47,7 +47,9 @@ struct DeviceHeadArgs {
   const float* residual_LD = nullptr;
   const float* norm_weight_D = nullptr;  // [stride], zero beyond d_model
   const float* norm_bias_D = nullptr;
-  const float* weight_VD = nullptr;   // [V, stride] f32, zero beyond d_model
+  const float* weight_VD = nullptr;  // [V, stride] f32, zero beyond d_model
+  // Logits to add, or null: row i takes row rows-1-i, for they are of the other strand.
+  const float* mirror_logits_LV = nullptr;
   const int32_t* row_list = nullptr;  // rows to take, or null: all, in order
   const int32_t* target_L = nullptr;  // one for each row taken; < 0: NaN
   float* out_L = nullptr;

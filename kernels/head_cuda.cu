@@ -104,9 +104,12 @@ __global__ void __launch_bounds__(32 * kWarps) head_kernel(DeviceHeadArgs args) 
       }
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const float logit = reduce_entries(sum[r], lane);
+        float logit = reduce_entries(sum[r], lane);
         const int64_t v = first + entry;
         const bool valid = v < args.vocab_size;
+        if (args.mirror_logits_LV != nullptr && valid && index[r] < args.rows) {
+          logit += args.mirror_logits_LV[(args.rows - 1 - index[r]) * args.vocab_size + v];
+        }
         const bool writes = valid && lane < kEntries && index[r] < args.rows;
         if (pass == 1) {
           if (writes) args.log_p_LV[index[r] * args.vocab_size + v] = logit - log_sum[r];

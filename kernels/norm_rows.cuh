@@ -14,10 +14,11 @@ struct RowPart {
 
 __device__ __forceinline__ int64_t part_column(int k, int lane) { return 8 * (32 * k + lane); }
 
-// residual + hidden (hidden null: residual alone); zero beyond `stride`.
+// residual + hidden (hidden null: residual alone; hidden · times where given); zero beyond `stride`.
 template <int kVectors, typename T>
 __device__ __forceinline__ RowPart<kVectors> load_row(const float* residual, const T* hidden,
-                                                      int64_t stride, int lane) {
+                                                      int64_t stride, int lane,
+                                                      const T* times = nullptr) {
   RowPart<kVectors> row;
 #pragma unroll
   for (int k = 0; k < kVectors; ++k) {
@@ -27,6 +28,12 @@ __device__ __forceinline__ RowPart<kVectors> load_row(const float* residual, con
       if (hidden != nullptr) {
         float added[8];
         load8(hidden + column, added);
+        if (times != nullptr) {
+          float factor[8];
+          load8(times + column, factor);
+#pragma unroll
+          for (int i = 0; i < 8; ++i) added[i] *= factor[i];
+        }
 #pragma unroll
         for (int i = 0; i < 8; ++i) row.value[k][i] += added[i];
       }

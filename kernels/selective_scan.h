@@ -99,6 +99,9 @@ struct DeviceSelectiveScanArgs {
   float* snapshot_NE = nullptr;  // [snapshots, N, E]
   void* out_LE = nullptr;
   int64_t out_stride = 0;
+  // out += the gated output, each rounded to the element type first: for a layer of two directions that share the
+  // product after it. out may not alias dt then.
+  bool accumulate = false;
 };
 void selective_scan(DeviceExec& exec, const DeviceSelectiveScanArgs& args);
 

@@ -180,6 +180,54 @@ __device__ __forceinline__ void store_tile(const Tile<T>& tile, T* to, int64_t s
   }
 }
 
+// The same, added to what is there. Reads come apart from writes, all of a thread's before its first write.
+template <typename T>
+struct TileSum {
+  static constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+  static constexpr int kAcross = kThreads / kVector;
+  // With fewer threads than kThreads there are more rows for each: at least two warps run.
+  static constexpr int kMostRows = 2 * kTileBases<T> * kAcross / kThreads;
+  uint4 old[kMostRows];
+  int across, down, per_pass;
+
+  __device__ TileSum()
+      : across(static_cast<int>(threadIdx.x) % kAcross),
+        down(static_cast<int>(threadIdx.x) / kAcross),
+        per_pass(static_cast<int>(blockDim.x) / kAcross) {}
+
+  __device__ __forceinline__ void read(const T* from, int64_t stride, const cuda::SegmentRows& rows,
+                                       int start, int count, int channels) {
+    if (across * kVector >= channels) return;
+#pragma unroll
+    for (int i = 0; i < kMostRows; ++i) {
+      const int t = down + i * per_pass;
+      if (t >= count) break;
+      old[i] = *reinterpret_cast<const uint4*>(
+          from + (rows.first + rows.step * (start + t)) * stride + across * kVector);
+    }
+  }
+
+  __device__ __forceinline__ void write(const Tile<T>& tile, T* to, int64_t stride,
+                                        const cuda::SegmentRows& rows, int start, int count,
+                                        int channels) const {
+    if (across * kVector >= channels) return;
+#pragma unroll
+    for (int i = 0; i < kMostRows; ++i) {
+      const int t = down + i * per_pass;
+      if (t >= count) break;
+      uint4 sum = old[i];
+      T* values = reinterpret_cast<T*>(&sum);
+#pragma unroll
+      for (int k = 0; k < kVector; ++k) {
+        values[k] = cuda::from_float<T>(cuda::to_float(values[k]) +
+                                        cuda::to_float(tile.values[t][across * kVector + k]));
+      }
+      *reinterpret_cast<uint4*>(to + (rows.first + rows.step * (start + t)) * stride +
+                                across * kVector) = sum;
+    }
+  }
+};
+
 // Bases that are worked on together: time steps, gates and loads of several are independent, which
 // keeps one warp busy where there are few.
 template <int kStates>
@@ -370,7 +418,7 @@ struct OutputsMemory {
 
 // Four blocks of a multiprocessor are what shared memory holds: 128 registers a thread let one warp
 // have many bases' exponentials in flight.
-template <typename T, int kStates, bool kGated, bool kSnapshots>
+template <typename T, int kStates, bool kGated, bool kSnapshots, bool kAdds = false>
 __global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
     segment_outputs_kernel(DeviceSelectiveScanArgs args) {
   extern __shared__ __align__(16) unsigned char shared[];
@@ -501,9 +549,16 @@ __global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
       if constexpr (kGated) y *= cuda::silu<T>(cuda::to_float(z_tile.values[t][lane]));
       dt_tile.values[t][lane] = cuda::from_float<T>(y);
     }
-    __syncthreads();
-    store_tile(dt_tile, static_cast<T*>(args.out_LE) + block.first, args.out_stride, rows, start,
-               count, block.count);
+    T* out = static_cast<T*>(args.out_LE) + block.first;
+    if constexpr (kAdds) {
+      TileSum<T> sum;
+      sum.read(out, args.out_stride, rows, start, count, block.count);
+      __syncthreads();
+      sum.write(dt_tile, out, args.out_stride, rows, start, count, block.count);
+    } else {
+      __syncthreads();
+      store_tile(dt_tile, out, args.out_stride, rows, start, count, block.count);
+    }
     turn = 1 - turn;
   }
   // Where the span's last segment is whole, step 2 knows the state after it: what the next span begins with.
@@ -548,7 +603,9 @@ void launch(DeviceExec& exec, const DeviceSelectiveScanArgs& args) {
   const auto outputs = [&](auto kernel) {
     launch_kernel<OutputsMemory<T, kStates>>(exec, args, kernel, "selective_scan, outputs");
   };
-  if (args.z_LE == nullptr) {
+  if (args.accumulate) {
+    outputs(segment_outputs_kernel<T, kStates, true, false, true>);
+  } else if (args.z_LE == nullptr) {
     args.snapshots > 0 ? outputs(segment_outputs_kernel<T, kStates, false, true>)
                        : outputs(segment_outputs_kernel<T, kStates, false, false>);
   } else {
@@ -565,6 +622,8 @@ void selective_scan(DeviceExec& exec, const DeviceSelectiveScanArgs& args) {
               args.bc_stride >= args.d_state &&
               (args.z_LE == nullptr || args.z_stride >= args.channels),
           "selective_scan: sizes");
+  require(!args.accumulate || (args.z_LE != nullptr && args.snapshots == 0),
+          "selective_scan: sums of gated outputs, without snapshots");
   require(args.workspace != nullptr || args.batch.segment_count <= args.batch.span_count,
           "selective_scan: workspace");
   require(args.channels % 8 == 0 && args.u_stride % 8 == 0 && args.dt_stride % 8 == 0 &&

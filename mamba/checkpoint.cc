@@ -152,6 +152,19 @@ void read_vocabulary(const fs::path& folder, Checkpoint& checkpoint) {
   }
 }
 
+// Transformers writes 1e30 where nobody set a length.
+int64_t read_model_max_length(const fs::path& folder) {
+  constexpr int64_t kMaxContext = int64_t{1} << 40;
+  const fs::path path = folder / "tokenizer_config.json";
+  if (!is_present(path)) return 0;
+  const json settings = read_json_file(path.string(), kLenient);
+  if (!settings.is_object() || !settings.contains("model_max_length")) return 0;
+  const json& length = settings["model_max_length"];
+  if (!length.is_number_integer()) return 0;
+  const auto bases = length.get<int64_t>();
+  return bases > 0 && bases <= kMaxContext ? bases : 0;
+}
+
 fs::path find_weights(const fs::path& folder) {
   for (const char* name : kWeightsNames) {
     if (is_present(folder / name)) return folder / name;
@@ -210,6 +223,7 @@ Checkpoint open_checkpoint(const std::string& folder_or_file) {
   checkpoint.config = read_json_file(checkpoint.config_path, kLenient);
   open_weights(weights.string(), kind, checkpoint);
   read_vocabulary(folder, checkpoint);
+  checkpoint.model_max_length = read_model_max_length(folder);
   return checkpoint;
 }
 

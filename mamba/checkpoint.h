@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -26,6 +27,9 @@ struct Checkpoint {
   // {"token": id, ...} from tokenizer.json, vocab.json or vocab.txt, and which one it was.
   std::optional<nlohmann::json> vocabulary;
   std::string vocabulary_path;
+  // `model_max_length` of tokenizer_config.json: the context in training, where that is noted.
+  // 0: not known.
+  int64_t model_max_length = 0;
 };
 
 // A folder holding config.json and model.safetensors, model.safetensors.index.json with its shards,

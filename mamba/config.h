@@ -2,8 +2,9 @@
 //
 // Two dialects are read: that of the mamba_ssm package (d_model, n_layer, ssm_cfg; its MambaConfig,
 // Mamba and Mamba2 classes give the defaults) and that of Hugging Face Transformers' `mamba` and
-// `mamba2` (hidden_size, num_hidden_layers, state_size). Families that this version does not run
-// (Caduceus, blocks with attention or an MLP) are refused by name.
+// `mamba2` (hidden_size, num_hidden_layers, state_size). Caduceus, PlantCaduceus and PlantCAD2 speak
+// the first with keys of their own (caduceus_config.h). What this version does not run (blocks with
+// attention or an MLP, mixtures of experts, other model types) is refused by name.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +16,8 @@
 #include "mamba/tensor_store.h"
 
 namespace chromamba::mamba {
+
+struct Checkpoint;
 
 enum class MixerKind { mamba1, mamba2 };
 
@@ -80,5 +83,8 @@ struct ModelConfig {
 // of any three of them fit 63 bits; unknown keys are ignored.
 ModelConfig parse_config(const nlohmann::json& config, const TensorStore& tensors,
                          const std::string& where);
+
+// Of a checkpoint; trained_bases is its model_max_length where config.json does not say.
+ModelConfig parse_config(const Checkpoint& checkpoint);
 
 }  // namespace chromamba::mamba

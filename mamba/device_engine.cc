@@ -375,7 +375,7 @@ void DeviceEngine::Impl::upload_model(Stage& stage) {
     const Block& block = model_.blocks()[static_cast<size_t>(k)];
     Layer layer;
     layer.norm = upload_norm(exec, block.norm, width_, stride_);
-    layer.mixer = block.mixer->upload(exec);
+    layer.mixer = block.forward->upload(exec);
     layer.state_offset = floats;
     floats += layer.mixer->state_floats();
     stage.layers.push_back(std::move(layer));

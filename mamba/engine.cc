@@ -2,14 +2,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <climits>
 #include <cmath>
-#include <condition_variable>
 #include <exception>
 #include <functional>
 #include <limits>
 #include <mutex>
-#include <thread>
 
 #include "kernels/add_norm.h"
 #include "kernels/base/error.h"
@@ -18,130 +15,10 @@
 #include "kernels/pool_rows.h"
 #include "kernels/token_embedding.h"
 #include "mamba/device_engine.h"
+#include "mamba/tile_workers.h"
 
 namespace chromamba::mamba {
 namespace {
-
-// A fixed set of threads that all run one function when asked and then wait for the next.
-class WorkerPool {
- public:
-  explicit WorkerPool(int threads) {
-    // The caller is worker 0, so `threads` workers need one thread less.
-    for (int i = 1; i < threads; ++i) {
-      threads_.emplace_back([this, i](const std::stop_token& stop) { loop(stop, i); });
-    }
-  }
-
-  ~WorkerPool() {
-    for (std::jthread& thread : threads_) thread.request_stop();
-    start_.notify_all();
-  }
-
-  // Runs work(worker) on every worker and returns when all are done. `work` must not throw.
-  template <typename Work>
-  void run(const Work& work) {
-    {
-      const std::lock_guard lock(mutex_);
-      work_ = [&work](int worker) { work(worker); };
-      ++generation_;
-      running_ = static_cast<int>(threads_.size());
-    }
-    start_.notify_all();
-    work(0);
-    std::unique_lock lock(mutex_);
-    done_.wait(lock, [this] { return running_ == 0; });
-    work_ = nullptr;
-  }
-
- private:
-  void loop(const std::stop_token& stop, int worker) {
-    int64_t seen = 0;
-    while (true) {
-      std::function<void(int)> work;
-      {
-        std::unique_lock lock(mutex_);
-        if (!start_.wait(lock, stop, [&] { return generation_ != seen; })) return;
-        seen = generation_;
-        work = work_;
-      }
-      work(worker);
-      {
-        const std::lock_guard lock(mutex_);
-        --running_;
-      }
-      done_.notify_one();
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable_any start_;
-  std::condition_variable done_;
-  std::function<void(int)> work_;
-  int64_t generation_ = 0;
-  int running_ = 0;
-  std::vector<std::jthread> threads_;  // last: destroyed, and so joined, first
-};
-
-// How many tiles of one sequence have passed each hand-over of each layer.
-class Tickets {
- public:
-  explicit Tickets(int64_t layers) : passed_(static_cast<size_t>(2 * layers)) {}
-
-  // False when the run was abandoned meanwhile.
-  bool wait(int64_t layer, CarryPart part, int32_t tile) {
-    std::atomic<int32_t>& passed = slot(layer, part);
-    int32_t now = passed.load(std::memory_order_acquire);
-    while (now < tile) {
-      passed.wait(now, std::memory_order_acquire);
-      now = passed.load(std::memory_order_acquire);
-    }
-    return now != kAbandoned;
-  }
-
-  void pass_on(int64_t layer, CarryPart part, int32_t tile) {
-    std::atomic<int32_t>& passed = slot(layer, part);
-    int32_t expected = tile;
-    // Not a plain store: it must not overwrite kAbandoned.
-    passed.compare_exchange_strong(expected, tile + 1, std::memory_order_release,
-                                   std::memory_order_relaxed);
-    passed.notify_all();
-  }
-
-  void abandon() {
-    for (std::atomic<int32_t>& passed : passed_) {
-      passed.store(kAbandoned, std::memory_order_release);
-      passed.notify_all();
-    }
-  }
-
- private:
-  static constexpr int32_t kAbandoned = INT32_MAX;
-
-  std::atomic<int32_t>& slot(int64_t layer, CarryPart part) {
-    return passed_[static_cast<size_t>(2 * layer + (part == CarryPart::ssm ? 1 : 0))];
-  }
-
-  std::vector<std::atomic<int32_t>> passed_;
-};
-
-// Thrown inside a worker when another one failed; never leaves forward().
-struct Abandoned {};
-
-class TileGate : public CarryGate {
- public:
-  TileGate(Tickets& tickets, int64_t layer, int32_t tile)
-      : tickets_(tickets), layer_(layer), tile_(tile) {}
-
-  void wait(CarryPart part) override {
-    if (!tickets_.wait(layer_, part, tile_)) throw Abandoned();
-  }
-  void pass_on(CarryPart part) override { tickets_.pass_on(layer_, part, tile_); }
-
- private:
-  Tickets& tickets_;
-  int64_t layer_;
-  int32_t tile_;
-};
 
 struct Tile {
   size_t chunk;  // index into the call's chunks
@@ -172,14 +49,14 @@ class Engine::Impl {
   static int64_t mixer_workspace(const Model& model) {
     int64_t floats = 0;
     for (const Block& block : model.blocks()) {
-      floats = std::max(floats, block.mixer->workspace_floats(kTileRows));
+      floats = std::max(floats, block.forward->workspace_floats(kTileRows));
     }
     return floats;
   }
 
   SequenceState new_sequence() const {
     SequenceState state;
-    for (const Block& block : model_.blocks()) state.layers.push_back(block.mixer->zero_state());
+    for (const Block& block : model_.blocks()) state.layers.push_back(block.forward->zero_state());
     state.next_log_p.assign(static_cast<size_t>(model_.config().vocab_size), 0.0F);
     return state;
   }
@@ -330,12 +207,13 @@ class Engine::Impl {
       const Block& block = model_.blocks()[static_cast<size_t>(layer)];
       add_norm(worker, block.norm, chunk, tile, layer);
       TileGate gate(*tile.tickets, layer, tile.index);
-      block.mixer->forward(worker.exec, {.rows = tile.count,
-                                         .input_LD = worker.hidden.data(),
-                                         .out_LD = worker.hidden.data(),
-                                         .workspace = worker.workspace.data(),
-                                         .state = &chunk.state->layers[static_cast<size_t>(layer)],
-                                         .gate = &gate});
+      block.forward->forward(worker.exec,
+                             {.rows = tile.count,
+                              .input_LD = worker.hidden.data(),
+                              .out_LD = worker.hidden.data(),
+                              .workspace = worker.workspace.data(),
+                              .state = &chunk.state->layers[static_cast<size_t>(layer)],
+                              .gate = &gate});
     }
     // Layer `last_layer` is the residual stream after its add; the norm after it is the next block's
     // (unused then) or the final one.
@@ -399,9 +277,10 @@ class Engine::Impl {
 };
 
 Engine::Engine(const Model& model, kernels::Backend backend, int threads)
-    : impl_(std::make_unique<Impl>(model, backend, std::max(threads, 1))) {}
+    : Engine(model, ComputeDevice{.backend = backend}, threads) {}
 
 Engine::Engine(const Model& model, const ComputeDevice& device, int threads) {
+  if (!model.causal()) throw InternalError("an engine for causal models got a masked one");
   if (device.cuda) {
     device_ = std::make_unique<DeviceEngine>(model, device);
   } else {

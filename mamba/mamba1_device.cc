@@ -21,6 +21,7 @@ class Mamba1Device : public DeviceMixer {
  public:
   struct Shape {
     int64_t d_model, d_inner, d_state, taps, dt_rank;
+    bool shares_out_proj;
   };
 
   Mamba1Device(const Shape& shape, kernels::DType dtype)
@@ -37,9 +38,12 @@ class Mamba1Device : public DeviceMixer {
     return kernels::state_floats(inner_, shape_.d_state, shape_.taps);
   }
   int64_t workspace_bytes(int64_t rows, int64_t segments) const override {
-    return rows * dtype_bytes_ * ((fused_ ? 4 : 3) * inner_ + narrow_) +
+    return rows * dtype_bytes_ * ((keeps_xz() ? 4 : 3) * inner_ + narrow_) +
            4 * kernels::scan_workspace_floats(segments, inner_, shape_.d_state);
   }
+  int64_t half_width() const override { return shape_.shares_out_proj ? inner_ : 0; }
+  // Whether in_proj's rows outlast a call.
+  bool keeps_xz() const { return fused_ || shape_.shares_out_proj; }
   LayerState read_state(const float* floats) const override {
     const kernels::StateLayout layout =
         kernels::state_layout(0, inner_, shape_.d_state, shape_.taps);
@@ -72,13 +76,15 @@ void Mamba1Device::forward(DeviceExec& exec, const DeviceMixerCall& call) const 
                                                                       inner_, shape_.d_state);
   std::byte* u = xz + rows * wide * dtype_bytes_;
   std::byte* x_dbl = u + rows * inner_ * dtype_bytes_;
-  // dt, and then the scan's outputs: over the convolution's inputs, once it has consumed them; one kernel for both
-  // still reads them.
-  std::byte* dt = fused_ ? x_dbl + rows * narrow_ * dtype_bytes_ : xz;
-  const int64_t dt_stride = fused_ ? inner_ : wide;
+  // dt, and then the scan's outputs: over the convolution's inputs, once it has consumed them, unless they are
+  // still to be read.
+  std::byte* dt = keeps_xz() ? x_dbl + rows * narrow_ * dtype_bytes_ : xz;
+  const int64_t dt_stride = keeps_xz() ? inner_ : wide;
 
-  kernels::linear(exec, {rows, model_, wide, call.input_LD, model_, in_proj_.data(),
-                         in_bias_.data(), xz, wide});
+  if (!call.follows_begin) {
+    kernels::linear(exec, {rows, model_, wide, call.input_LD, model_, in_proj_.data(),
+                           in_bias_.data(), xz, wide});
+  }
   kernels::DeviceCausalConv1dArgs conv;
   conv.batch = call.batch;
   conv.channels = inner_;
@@ -120,21 +126,18 @@ void Mamba1Device::forward(DeviceExec& exec, const DeviceMixerCall& call) const 
   scan.z_stride = wide;
   scan.state = state;
   scan.workspace = scan_workspace;
-  scan.out_LE = dt;
-  scan.out_stride = dt_stride;
+  scan.out_LE = call.half != nullptr ? call.half : dt;
+  scan.out_stride = call.half != nullptr ? inner_ : dt_stride;
+  scan.accumulate = call.part == DevicePart::finish;
   kernels::selective_scan(exec, scan);
-  kernels::linear(exec, {rows, inner_, model_, dt, dt_stride, out_proj_.data(), out_bias_.data(),
-                         call.out_LD, model_, call.accumulate});
+  if (call.part == DevicePart::begin) return;
+  kernels::linear(exec, {rows, inner_, model_, scan.out_LE, scan.out_stride, out_proj_.data(),
+                         out_bias_.data(), call.out_LD, model_, call.accumulate});
 }
 
 }  // namespace
 
-std::unique_ptr<DeviceMixer> Mamba1Mixer::upload(kernels::DeviceExec& exec) const {
-  auto device = std::make_unique<Mamba1Device>(
-      Mamba1Device::Shape{d_model_, d_inner_, d_state_, d_conv_, dt_rank_}, exec.dtype());
-  const int64_t inner = device->inner_;
-
-  // Rate of the slowest state with the time step that the bias gives.
+std::vector<double> Mamba1Mixer::forgetting_rates() const {
   std::vector<double> rate(static_cast<size_t>(d_inner_));
   for (int64_t e = 0; e < d_inner_; ++e) {
     double slowest = std::numeric_limits<double>::infinity();
@@ -145,10 +148,42 @@ std::unique_ptr<DeviceMixer> Mamba1Mixer::upload(kernels::DeviceExec& exec) cons
     rate[static_cast<size_t>(e)] =
         slowest * std::log1p(std::exp(static_cast<double>(dt_bias_[static_cast<size_t>(e)])));
   }
-  Places sorted = in_order(d_inner_);
-  std::stable_sort(sorted.begin(), sorted.end(), [&](int64_t a, int64_t b) {
-    return rate[static_cast<size_t>(a)] < rate[static_cast<size_t>(b)];
-  });
+  return rate;
+}
+
+std::vector<int64_t> Mamba1Mixer::device_order() const {
+  const auto sort = [](auto first, auto last, const std::vector<double>& rate) {
+    std::stable_sort(first, last, [&](int64_t a, int64_t b) {
+      return rate[static_cast<size_t>(a)] < rate[static_cast<size_t>(b)];
+    });
+  };
+  Places order = in_order(d_inner_);
+  const auto* other = shares_out_proj_ ? dynamic_cast<const Mamba1Mixer*>(partner()) : nullptr;
+  if (other == nullptr) {
+    sort(order.begin(), order.end(), forgetting_rates());
+    return order;
+  }
+  // Both directions have one order, for their rows are shared: groups of channels that are alike in the first, and
+  // within them sorted by the second. About as many groups as there are warps in each.
+  const Mamba1Mixer& first = comes_first() ? *this : *other;
+  const Mamba1Mixer& second = comes_first() ? *other : *this;
+  sort(order.begin(), order.end(), first.forgetting_rates());
+  constexpr double kWarp = 32;
+  const auto groups = static_cast<int64_t>(
+      std::max(1.0, std::round(std::sqrt(static_cast<double>(d_inner_) / kWarp))));
+  const std::vector<double> rates = second.forgetting_rates();
+  for (int64_t g = 0; g < groups; ++g) {
+    sort(order.begin() + d_inner_ * g / groups, order.begin() + d_inner_ * (g + 1) / groups, rates);
+  }
+  return order;
+}
+
+std::unique_ptr<DeviceMixer> Mamba1Mixer::upload(kernels::DeviceExec& exec) const {
+  auto device = std::make_unique<Mamba1Device>(
+      Mamba1Device::Shape{d_model_, d_inner_, d_state_, d_conv_, dt_rank_, shares_out_proj_},
+      exec.dtype());
+  const int64_t inner = device->inner_;
+  const Places sorted = device_order();
   device->channels_.resize(sorted.size());
   for (size_t place = 0; place < sorted.size(); ++place) {
     device->channels_[static_cast<size_t>(sorted[place])] = static_cast<int64_t>(place);
@@ -185,7 +220,12 @@ std::unique_ptr<DeviceMixer> Mamba1Mixer::upload(kernels::DeviceExec& exec) cons
   device->skip_ = upload_channels(D_skip_, 1, 0);
   device->out_proj_ =
       upload_weights(exec, place_product(out_proj_, model, device->model_, channels, inner));
-  device->out_bias_ = upload_bias(out_bias_, model, device->model_);
+  AlignedFloats out_bias = out_bias_;
+  // Each direction adds its bias; sharing out_proj, both are added at once.
+  if (shares_out_proj_) {
+    for (float& value : out_bias) value *= 2;
+  }
+  device->out_bias_ = upload_bias(out_bias, model, device->model_);
   return device;
 }
 

@@ -21,7 +21,8 @@ Mamba1Mixer::Mamba1Mixer(const ModelConfig& config, TensorLoader& tensors,
       d_inner_(config.d_inner),
       d_state_(config.d_state),
       d_conv_(config.d_conv),
-      dt_rank_(config.dt_rank) {
+      dt_rank_(config.dt_rank),
+      shares_out_proj_(options.shared && config.directions == Directions::add) {
   TensorLoader own = tensors.scope(options.name);
   const auto take_panels = [&](const char* name, int64_t out, int64_t in) {
     return kernels::pack_panels(own.take(name, {out, in}), out, in);

@@ -24,11 +24,17 @@ class Mamba1Mixer : public Mixer {
   std::unique_ptr<DeviceMixer> upload(kernels::DeviceExec& exec) const override;
 
  private:
+  // Of each channel, the rate at which its slowest state forgets, with the time step that the bias gives.
+  std::vector<double> forgetting_rates() const;
+  // Channels in the order of the device: those of a warp forget at about the same rate.
+  std::vector<int64_t> device_order() const;
+
   int64_t d_model_;
   int64_t d_inner_;
   int64_t d_state_;
   int64_t d_conv_;
   int64_t dt_rank_;
+  bool shares_out_proj_;     // with the other direction, whose output is added
   AlignedFloats in_proj_;    // [2E, D]: all four projections in panels, see kernels/linear.h
   AlignedFloats in_bias_;    // [2E] or empty
   AlignedFloats conv_KE_;    // [K, E]: transposed, see causal_conv1d.h

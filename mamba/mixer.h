@@ -48,6 +48,13 @@ struct MixerCall {
   CarryGate* gate = nullptr;
 };
 
+// One direction of a layer of two whose out_proj both share: it can be left out of the first and done once for the sum.
+enum class DevicePart {
+  whole,
+  begin,   // the rows before out_proj go to `half`
+  finish,  // this direction's are added to them; out = their sum through out_proj
+};
+
 struct DeviceMixerCall {
   kernels::DeviceBatch batch;
   const void* input_LD = nullptr;  // [rows, padded D]
@@ -56,6 +63,10 @@ struct DeviceMixerCall {
   int64_t state_offset = 0;        // of this layer in DeviceSpan::state
   bool reverse = false;            // each span runs from its last row to its first
   bool accumulate = false;         // out += result; out may not alias input then
+  DevicePart part = DevicePart::whole;
+  void* half = nullptr;  // [rows, half_width()]
+  // finish: the workspace is as `begin` of the same rows has left it, and in_proj need not be done again.
+  bool follows_begin = false;
 };
 
 // A mixer's weights on a device and its forward pass there.
@@ -65,6 +76,8 @@ class DeviceMixer {
   virtual void forward(kernels::DeviceExec& exec, const DeviceMixerCall& call) const = 0;
   virtual int64_t state_floats() const = 0;  // of one sequence (kernels/batch.h)
   virtual int64_t workspace_bytes(int64_t rows, int64_t segments) const = 0;
+  // Of the rows between `begin` and `finish`, padded; 0 where only whole layers can be had.
+  virtual int64_t half_width() const { return 0; }
   // One sequence's state after its last base, from a copy of its state_floats() on the host.
   virtual LayerState read_state(const float* floats) const = 0;
 };
@@ -81,6 +94,21 @@ class Mixer {
   virtual std::unique_ptr<DeviceMixer> upload(kernels::DeviceExec& exec) const = 0;
   // Floating-point operations of the matrix products, per base.
   virtual int64_t matmul_flops() const = 0;
+
+  // Tells the mixers of a block's two directions of each other; both live as long as the block.
+  static void pair(Mixer& first, Mixer& second) {
+    first.partner_ = &second;
+    second.partner_ = &first;
+    first.comes_first_ = true;
+  }
+
+ protected:
+  const Mixer* partner() const { return partner_; }
+  bool comes_first() const { return comes_first_; }
+
+ private:
+  const Mixer* partner_ = nullptr;
+  bool comes_first_ = false;
 };
 
 // Where a mixer's weights are and how they are used.

@@ -22,10 +22,23 @@ struct NormWeights {
   AlignedFloats bias;    // [D], empty for RMSNorm
 };
 
+// One layer. A causal model's blocks have only the forward mixer.
 struct Block {
   NormWeights norm;
-  std::unique_ptr<Mixer> mixer;
+  std::unique_ptr<Mixer> forward;
+  std::unique_ptr<Mixer> reverse;  // reads the sequence from its last base to its first
 };
+
+// How a reverse-complement equivariant model is held (Caduceus-PS, Schiff et al. 2024, arXiv 2403.03234).
+//
+// The published code has two halves of D channels in every row: of the sequence, and of its reverse complement in
+// reverse order with its channels turned round. No operation mixes them but the head, so each half is a sequence of its
+// own here, x and RC(x), and one set of blocks runs both. Where the halves swap before each block (`rcps_swaps`), a
+// sequence keeps its place instead and every other block, the first included, has its channels turned round and its
+// directions exchanged when it is loaded: swapping twice is no swap.
+//
+// After k swaps row t of the published stream is [F[t], flip(G[L-1-t])] for even k and [flip(G[L-1-t]), F[t]] for odd k,
+// with F the rows of x, G those of RC(x), and flip turning the D channels round.
 
 class Model {
  public:
@@ -46,6 +59,11 @@ class Model {
   const std::vector<Block>& blocks() const { return blocks_; }
   const NormWeights& final_norm() const { return final_norm_; }
   const AlignedFloats& head_panels() const { return head_panels_; }
+  // RC-equivariant models: the head for the rows of RC(x); logits are the sum of both heads' products.
+  const AlignedFloats& mirror_head_panels() const { return mirror_head_panels_; }
+  bool causal() const { return config_.objective == "causal"; }
+  // Whether row t of layer `layer` (n_layer: also of the final norm) begins with RC(x)'s half.
+  bool halves_swapped(int64_t layer) const { return config_.rcps_swaps && layer % 2 == 1; }
 
   kernels::NormKind norm_kind() const {
     return config_.rms_norm ? kernels::NormKind::rms : kernels::NormKind::layer;
@@ -65,6 +83,7 @@ class Model {
   std::vector<Block> blocks_;
   NormWeights final_norm_;
   AlignedFloats head_panels_;  // [V, D] in panels, see kernels/linear.h
+  AlignedFloats mirror_head_panels_;
 };
 
 }  // namespace chromamba::mamba

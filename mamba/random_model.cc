@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/base/error.h"
 #include "mamba/checkpoint.h"
 
 namespace chromamba::mamba {
@@ -57,68 +58,120 @@ class Writer {
   std::vector<float> data_;
 };
 
+double inverse_root(int64_t n) { return 1.0 / std::sqrt(static_cast<double>(n)); }
+
+// Of time steps that are log-uniform in [0.001, 0.1].
+void add_step_bias(Writer& writer, const std::string& name, int64_t n) {
+  std::uniform_real_distribution<double> log_step(std::log(0.001), std::log(0.1));
+  writer.add(name, {n}, [&](int64_t) {
+    return static_cast<float>(std::log(std::expm1(std::exp(log_step(writer.random())))));
+  });
+}
+
+constexpr int64_t kState1 = 16;
+constexpr int64_t kState2 = 128;
+constexpr int64_t kHeadDim = 64;
+
+void add_mamba1(Writer& writer, const std::string& mixer, int64_t d_model) {
+  const int64_t inner = 2 * d_model;
+  const int64_t rank = (d_model + 15) / 16;
+  writer.uniform(mixer + "conv1d.weight", {inner, 1, kTaps}, inverse_root(kTaps));
+  writer.uniform(mixer + "conv1d.bias", {inner}, inverse_root(kTaps));
+  writer.uniform(mixer + "x_proj.weight", {rank + 2 * kState1, inner}, inverse_root(inner));
+  writer.uniform(mixer + "dt_proj.weight", {inner, rank}, inverse_root(rank));
+  add_step_bias(writer, mixer + "dt_proj.bias", inner);
+  writer.add(mixer + "A_log", {inner, kState1}, [](int64_t i) {
+    return static_cast<float>(std::log(static_cast<double>(i % kState1 + 1)));
+  });
+  writer.constant(mixer + "D", {inner}, 1);
+}
+
+void add_mamba2(Writer& writer, const std::string& mixer, int64_t d_model) {
+  const int64_t inner = 2 * d_model;
+  const int64_t heads = inner / kHeadDim;
+  const int64_t mixed = inner + 2 * kState2;
+  writer.uniform(mixer + "conv1d.weight", {mixed, 1, kTaps}, inverse_root(kTaps));
+  writer.uniform(mixer + "conv1d.bias", {mixed}, inverse_root(kTaps));
+  add_step_bias(writer, mixer + "dt_bias", heads);
+  std::uniform_real_distribution<double> rate(1, 16);
+  writer.add(mixer + "A_log", {heads},
+             [&](int64_t) { return static_cast<float>(std::log(rate(writer.random()))); });
+  writer.constant(mixer + "D", {heads}, 1);
+  writer.constant(mixer + "norm.weight", {inner}, 1);
+}
+
+const char* family_name(RandomFamily family) {
+  switch (family) {
+    case RandomFamily::mamba1:
+      return "Mamba-1";
+    case RandomFamily::mamba2:
+      return "Mamba-2";
+    case RandomFamily::caduceus_ph:
+      return "Caduceus-Ph";
+    case RandomFamily::caduceus_ps:
+      return "Caduceus-PS";
+  }
+  throw InternalError("unknown family");
+}
+
 }  // namespace
 
 Model random_model(const RandomModelShape& shape, unsigned seed) {
+  const bool caduceus =
+      shape.family == RandomFamily::caduceus_ph || shape.family == RandomFamily::caduceus_ps;
+  const bool rcps = shape.family == RandomFamily::caduceus_ps;
+  const bool mamba2 = shape.family == RandomFamily::mamba2;
   const int64_t inner = 2 * shape.d_model;
-  const int64_t rank = (shape.d_model + 15) / 16;
-  const bool second = shape.mixer == MixerKind::mamba2;
-  const int64_t states = shape.d_state > 0 ? shape.d_state : second ? 128 : 16;
-  // Heads of 64 channels, or one where there are fewer.
-  const int64_t head_dim = inner % 64 == 0 ? 64 : inner;
-  const int64_t heads = second ? inner / head_dim : 0;
-  const int64_t mixed = second ? inner + 2 * states : inner;
-  const auto inverse_root = [](int64_t n) { return 1.0 / std::sqrt(static_cast<double>(n)); };
+  if (mamba2 && inner % kHeadDim != 0) {
+    throw UsageError("an untrained Mamba-2 needs a width that is a multiple of 32, not " +
+                     std::to_string(shape.d_model));
+  }
+  const int64_t in_features = mamba2 ? 2 * inner + 2 * kState2 + inner / kHeadDim : 2 * inner;
+  const std::string backbone = caduceus ? "caduceus.backbone." : "backbone.";
   Writer writer(seed);
   std::normal_distribution<float> normal(0.0F, 0.02F);
-  writer.add("backbone.embedding.weight", {kVocab, shape.d_model},
-             [&](int64_t) { return normal(writer.random()); });
-  writer.constant("backbone.norm_f.weight", {shape.d_model}, 1);
+  writer.add(backbone + (rcps       ? "embeddings.word_embeddings.embedding.weight"
+                         : caduceus ? "embeddings.word_embeddings.weight"
+                                    : "embedding.weight"),
+             {kVocab, shape.d_model}, [&](int64_t) { return normal(writer.random()); });
+  writer.constant(backbone + "norm_f.weight", {shape.d_model}, 1);
   for (int64_t layer = 0; layer < shape.n_layer; ++layer) {
-    const std::string block = "backbone.layers." + std::to_string(layer) + ".";
-    const std::string mixer = block + "mixer.";
+    const std::string block = backbone + "layers." + std::to_string(layer) + ".";
+    const std::string mixer = block + (rcps ? "mixer.submodule." : "mixer.");
+    const std::string first = caduceus ? mixer + "mamba_fwd." : mixer;
     writer.constant(block + "norm.weight", {shape.d_model}, 1);
-    writer.uniform(mixer + "in_proj.weight", {inner + mixed + heads, shape.d_model},
+    writer.uniform(first + "in_proj.weight", {in_features, shape.d_model},
                    inverse_root(shape.d_model));
-    writer.uniform(mixer + "conv1d.weight", {mixed, 1, kTaps}, inverse_root(kTaps));
-    writer.uniform(mixer + "conv1d.bias", {mixed}, inverse_root(kTaps));
-    // softplus(bias) is log-uniform in [0.001, 0.1].
-    std::uniform_real_distribution<double> log_step(std::log(0.001), std::log(0.1));
-    const auto step_bias = [&](int64_t) {
-      return static_cast<float>(std::log(std::expm1(std::exp(log_step(writer.random())))));
-    };
-    if (second) {
-      writer.add(mixer + "dt_bias", {heads}, step_bias);
-      std::uniform_real_distribution<float> rate(1, 16);
-      writer.add(mixer + "A_log", {heads},
-                 [&](int64_t) { return std::log(rate(writer.random())); });
-      writer.constant(mixer + "D", {heads}, 1);
-      writer.constant(mixer + "norm.weight", {inner}, 1);
+    if (mamba2) {
+      add_mamba2(writer, first, shape.d_model);
     } else {
-      writer.uniform(mixer + "x_proj.weight", {rank + 2 * states, inner}, inverse_root(inner));
-      writer.uniform(mixer + "dt_proj.weight", {inner, rank}, inverse_root(rank));
-      writer.add(mixer + "dt_proj.bias", {inner}, step_bias);
-      writer.add(mixer + "A_log", {inner, states}, [&](int64_t i) {
-        return static_cast<float>(std::log(static_cast<double>(i % states + 1)));
-      });
-      writer.constant(mixer + "D", {inner}, 1);
+      add_mamba1(writer, first, shape.d_model);
+      if (caduceus) add_mamba1(writer, mixer + "mamba_rev.", shape.d_model);
     }
-    writer.uniform(mixer + "out_proj.weight", {shape.d_model, inner},
+    writer.uniform(first + "out_proj.weight", {shape.d_model, inner},
                    inverse_root(inner) * inverse_root(shape.n_layer));
   }
-  nlohmann::json ssm = {{"d_state", states}};
-  if (second) {
-    ssm["layer"] = "Mamba2";
-    ssm["headdim"] = head_dim;
+  nlohmann::json config = {{"d_model", shape.d_model},
+                           {"n_layer", shape.n_layer},
+                           {"vocab_size", kVocab},
+                           {"rms_norm", true},
+                           {"ssm_cfg", nlohmann::json::object()}};
+  if (mamba2)
+    config["ssm_cfg"] = {{"layer", "Mamba2"}, {"d_state", kState2}, {"headdim", kHeadDim}};
+  if (caduceus) {
+    config["model_type"] = "caduceus";
+    config["bidirectional"] = true;
+    config["bidirectional_strategy"] = "add";
+    config["bidirectional_weight_tie"] = true;
+    config["rcps"] = rcps;
+    config["fused_add_norm"] = true;
+    for (int v = 0; v < kVocab; ++v) {
+      config["complement_map"][std::to_string(v)] = v >= 7 && v <= 10 ? 17 - v : v;
+    }
   }
-  const nlohmann::json config = {{"d_model", shape.d_model},
-                                 {"n_layer", shape.n_layer},
-                                 {"vocab_size", kVocab},
-                                 {"rms_norm", true},
-                                 {"ssm_cfg", ssm}};
   const std::string bytes = writer.bytes();
   return Model(open_checkpoint_memory(config.dump(), std::as_bytes(std::span<const char>(bytes)),
-                                      (second ? "untrained Mamba-2 D" : "untrained D") +
+                                      std::string("untrained ") + family_name(shape.family) + " D" +
                                           std::to_string(shape.d_model) + " x " +
                                           std::to_string(shape.n_layer)));
 }

@@ -4,20 +4,25 @@
 
 #include <cstdint>
 
-#include "mamba/config.h"
 #include "mamba/model.h"
 
 namespace chromamba::mamba {
 
-struct RandomModelShape {
-  int64_t d_model = 256;
-  int64_t n_layer = 8;
-  MixerKind mixer = MixerKind::mamba1;
-  int64_t d_state = 0;  // 0: as mamba_ssm, 16 or (Mamba-2) 128
+enum class RandomFamily {
+  mamba1,       // causal, N = 16
+  mamba2,       // causal, N = 128, heads of 64 channels
+  caduceus_ph,  // Mamba-1 in both directions, add, tied
+  caduceus_ps,  // the same, RC-equivariant: D channels for each strand
 };
 
-// Causal, vocabulary of 16, tied head; otherwise the defaults of mamba_ssm. The same shape and seed
-// give the same weights.
+struct RandomModelShape {
+  RandomFamily family = RandomFamily::mamba1;
+  int64_t d_model = 256;
+  int64_t n_layer = 8;
+};
+
+// Vocabulary of 16, tied head; otherwise the defaults of mamba_ssm and Caduceus. The same shape and seed
+// give the same weights. Mamba-2 needs a d_model that is a multiple of 32.
 Model random_model(const RandomModelShape& shape, unsigned seed = 1);
 
 }  // namespace chromamba::mamba

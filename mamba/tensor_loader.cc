@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <new>
 #include <set>
+#include <string_view>
 #include <utility>
 
 #include "kernels/base/error.h"
@@ -17,6 +18,15 @@ struct TensorLoader::Books {
   std::set<std::string> used;  // names as they are in the file
   int64_t parameters = 0;
 };
+
+namespace {
+
+// The published Caduceus saves the map of complements beside the weights; parse_config reads it.
+bool is_buffer(const TensorInfo& info) {
+  return info.dtype == DType::other && std::string_view(info.name).ends_with(".complement_map");
+}
+
+}  // namespace
 
 TensorLoader::TensorLoader(const TensorStore& store, std::string where)
     : books_(std::make_shared<Books>(Books{store, std::move(where), {}, 0})) {}
@@ -98,8 +108,8 @@ AlignedFloats TensorLoader::take_tied(const std::string& primary, const std::str
   if (values != other) {
     throw DataError(books_->where + ": tensors " + quote(first->name) + " and " +
                     quote(second->name) +
-                    " differ, but config.json ties them (tie_embeddings, tie_word_embeddings); "
-                    "set it to false if the model was trained with two");
+                    " differ, but config.json ties them (tie_embeddings, tie_word_embeddings, "
+                    "bidirectional_weight_tie); set it to false if the model was trained with two");
   }
   return values;
 }
@@ -112,7 +122,7 @@ void TensorLoader::finish() const {
   const TensorInfo* first = nullptr;
   int64_t extra = 0;
   for (const TensorInfo& info : books_->store.tensors()) {
-    if (books_->used.count(info.name) > 0) continue;
+    if (books_->used.count(info.name) > 0 || is_buffer(info)) continue;
     if (extra++ == 0) first = &info;
   }
   if (first == nullptr) return;

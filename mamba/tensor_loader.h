@@ -48,7 +48,8 @@ class TensorLoader {
   // A tensor that is known and not needed.
   void ignore(const std::string& name);
 
-  // DataError when the file has tensors that were neither taken nor ignored.
+  // DataError when the file has tensors that were neither taken nor ignored. Maps of complements
+  // (integers) may stay behind.
   void finish() const;
 
   // Elements of all tensors taken; one tensor taken under two names counts once.

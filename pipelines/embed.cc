@@ -7,6 +7,8 @@
 
 #include "io/pending_file.h"
 #include "kernels/base/error.h"
+#include "kernels/base/half.h"
+#include "pipelines/passes.h"
 
 namespace chromamba::pipelines {
 namespace {
@@ -24,13 +26,15 @@ struct RegionRows {
 class EmbedWriter {
  public:
   EmbedWriter(const EmbedOptions& options, const mamba::Model& model, const GenomeInput& input,
-              const std::string& path)
+              const Passes& passes, const std::string& path)
       : options_(options),
         input_(input),
-        width_(model.config().d_model),
+        width_(passes.hidden_width()),
+        two_strands_(passes.two_strands()),
         model_name_(model.name()),
         file_(io::Hdf5File::create(path)) {
     created_.resize(input.regions().size());
+    repeated_.resize(input.regions().size());
     const std::string layer =
         options.layer == mamba::kFinalLayer ? "final" : std::to_string(options.layer);
     write_provenance(file_, provenance(options.job, model, input.name(), layer,
@@ -69,10 +73,11 @@ class EmbedWriter {
   static constexpr const char* kReverse = "/embedding_reverse";
   static constexpr int64_t kFlushRows = 4096;
 
-  bool both() const { return options_.job.strand == StrandChoice::both; }
+  // One dataset for each strand beside their mean.
+  bool shows_strands() const { return two_strands_ && options_.job.strand == StrandChoice::both; }
 
   std::vector<const char*> groups() const {
-    if (both()) return {kMain, kForward, kReverse};
+    if (shows_strands()) return {kMain, kForward, kReverse};
     return {kMain};
   }
 
@@ -98,7 +103,10 @@ class EmbedWriter {
     const io::Region& region = input_.regions()[index];
     for (const char* group : groups()) {
       const std::string name = path(group, index);
-      if (file_.exists(name)) continue;  // the same region twice: one dataset holds both
+      if (file_.exists(name)) {  // the same region twice: one dataset holds both
+        repeated_[index] = true;
+        continue;
+      }
       file_.create_dataset(name, rows_of(region), width_, options_.type, options_.deflate_level);
       file_.set_attribute(name, "contig", region.contig);
       file_.set_attribute(name, "start", region.start);
@@ -147,34 +155,49 @@ class EmbedWriter {
       overflowed_ += std::count_if(rows, rows + n * width_,
                                    [](float value) { return std::fabs(value) > kMaxF16; });
     }
-    if (!both()) {
+    if (!two_strands_) {
       file_.write_rows(path(kMain, region), first_row, n, rows);
-      return;
-    }
-    if (strand == Strand::reverse) {
-      file_.write_rows(path(kReverse, region), first_row, n, rows);
       return;
     }
     // The reverse strand of a contig is read first, so its rows are in the file by now. The mean is
     // that of the values as stored, so that a reader can recompute it.
-    file_.write_rows(path(kForward, region), first_row, n, rows);
+    if (shows_strands()) {
+      file_.write_rows(path(strand == Strand::reverse ? kReverse : kForward, region), first_row, n,
+                       rows);
+      if (strand == Strand::forward) write_mean(path(kReverse, region), region, first_row, n, rows);
+      return;
+    }
+    // Without a dataset of its own it waits where the mean will be.
+    if (repeated_[region]) return;
+    if (strand == Strand::reverse) {
+      file_.write_rows(path(kMain, region), first_row, n, rows);
+    } else {
+      write_mean(path(kMain, region), region, first_row, n, rows);
+    }
+  }
+
+  float as_stored(float value) const {
+    return options_.type == io::FloatType::f16 ? f16_to_f32(f32_to_f16(value)) : value;
+  }
+
+  void write_mean(const std::string& reverse, size_t region, int64_t first_row, int64_t n,
+                  const float* forward) {
     mean_.resize(static_cast<size_t>(n * width_));
-    stored_.resize(mean_.size());
-    file_.read_rows(path(kForward, region), first_row, n, stored_.data());
-    file_.read_rows(path(kReverse, region), first_row, n, mean_.data());
-    for (size_t i = 0; i < mean_.size(); ++i) mean_[i] = 0.5F * (mean_[i] + stored_[i]);
+    file_.read_rows(reverse, first_row, n, mean_.data());
+    for (size_t i = 0; i < mean_.size(); ++i) mean_[i] = 0.5F * (mean_[i] + as_stored(forward[i]));
     file_.write_rows(path(kMain, region), first_row, n, mean_.data());
   }
 
   const EmbedOptions& options_;
   const GenomeInput& input_;
   int64_t width_;
+  bool two_strands_;
   std::string model_name_;
   io::Hdf5File file_;
   std::vector<bool> created_;
+  std::vector<bool> repeated_;
   std::map<int64_t, RegionRows> open_;
   std::vector<float> mean_;
-  std::vector<float> stored_;
   int64_t overflowed_ = 0;
 };
 
@@ -193,34 +216,24 @@ EmbedResult run_embed(const EmbedOptions& options, const mamba::Model& model, Ge
                        ? 1
                        : (region.end - region.start + options.bin - 1) / options.bin;
   }
-  StreamOptions stream;
-  stream.layer = options.layer;
-  stream.bin = options.pooling == Pooling::mean ? kWholeSegment : options.bin;
-  stream.chunk_size =
-      plan_chunk_size(options.job, model, stream, static_cast<int64_t>(input.regions().size()));
-  stream.stop = options.job.stop;
-  stream.bases_done = options.job.bases_done;
+  PassWanted wanted;
+  wanted.layer = options.layer;
+  wanted.bin = options.pooling == Pooling::mean ? kWholeSegment : options.bin;
+  Passes passes(options.job, model, input, wanted);
 
   const int64_t value_bytes = options.type == io::FloatType::f16 ? 2 : 4;
-  const int64_t datasets = options.job.strand == StrandChoice::both ? 3 : 1;
-  const int64_t bytes = result.rows * model.config().d_model * value_bytes * datasets + (1 << 16);
-  require_disk({{io::folder_of(options.output), bytes},
-                {options.job.input.scratch_folder, input.spool_bytes(options.job.strand)}});
+  const int64_t datasets = passes.two_strands() && options.job.strand == StrandChoice::both ? 3 : 1;
+  const int64_t bytes = result.rows * passes.hidden_width() * value_bytes * datasets + (1 << 16);
+  require_disk({{io::folder_of(options.output), bytes}, passes.scratch()});
 
   io::PendingFile file(options.output);
-  EmbedWriter writer(options, model, input, file.temporary_path());
+  EmbedWriter writer(options, model, input, passes, file.temporary_path());
   if (options.job.note) {
     options.job.note("embedding " + with_commas(result.rows) + " rows of " +
-                     std::to_string(model.config().d_model) + ": " + human_bytes(bytes) +
+                     std::to_string(passes.hidden_width()) + ": " + human_bytes(bytes) +
                      (options.deflate_level > 0 ? " before compression" : ""));
   }
-  if (options.job.started) {
-    options.job.started(input.bases_to_read(options.job.strand, options.job.left_context));
-  }
-  mamba::Engine engine(model, options.job.device, options.job.threads);
-  result.stats = stream_passes(
-      engine, model, input.passes(options.job.strand, options.job.left_context),
-      [&](const Part& part) { writer.consume(part); }, stream);
+  result.stats = passes.run([&](const Part& part) { writer.consume(part); });
   throw_if_stopped(options.job.stop);
   writer.finish();
   file.commit();

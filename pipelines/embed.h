@@ -30,7 +30,9 @@ struct EmbedResult {
 // Writes /embedding/<contig or region> [bases or bins, D]; with Pooling::mean /embedding [regions, D]
 // and the columns /regions/{name,contig,start,end,strand}. The last bin of a region may be short and
 // is the mean of what it has. A region without bases has a row of NaN. With both strands
-// /embedding_forward and /embedding_reverse stand beside /embedding, their mean (of the stored values).
+// /embedding_forward and /embedding_reverse stand beside /embedding, their mean (of the stored values); with
+// StrandChoice::mean that stands alone. RC-equivariant models have both strands in their rows: there it
+// holds the halves that the choice names, both of them (2D columns, as the published code returns them), or their mean.
 // Nothing is left under the output's name unless everything succeeded. UsageError for a layer the
 // model does not have.
 EmbedResult run_embed(const EmbedOptions& options, const mamba::Model& model, GenomeInput& input);

@@ -14,8 +14,7 @@ namespace {
 constexpr Strand kStrandOrder[] = {Strand::reverse, Strand::forward};
 
 bool reads(StrandChoice choice, Strand strand) {
-  return choice == StrandChoice::both ||
-         (choice == StrandChoice::forward) == (strand == Strand::forward);
+  return reads_both(choice) || (choice == StrandChoice::forward) == (strand == Strand::forward);
 }
 
 }  // namespace
@@ -77,19 +76,18 @@ int64_t GenomeInput::bases_wanted() const {
   return bases;
 }
 
-int64_t GenomeInput::bases_to_read(StrandChoice strand, const LeftContext& context) const {
-  int64_t bases = 0;
+void GenomeInput::for_each_pass(StrandChoice strand, const ReadPlan& plan,
+                                const std::function<void(const Pass&)>& visit) const {
   for (const ContigWork& work : work_) {
     const io::ContigInfo& contig = contigs_[work.contig];
     for (const Strand direction : kStrandOrder) {
       if (!reads(strand, direction)) continue;
       for (const Pass& pass :
-           plan_passes(contig.name, contig.length, direction, work.segments, context)) {
-        bases += pass.length();
+           plan_reads(contig.name, contig.length, direction, work.segments, plan)) {
+        visit(pass);
       }
     }
   }
-  return bases;
 }
 
 int64_t GenomeInput::spool_bytes(StrandChoice strand) const {
@@ -99,7 +97,7 @@ int64_t GenomeInput::spool_bytes(StrandChoice strand) const {
   return longest;
 }
 
-NextPass GenomeInput::passes(StrandChoice strand, const LeftContext& context) {
+NextPass GenomeInput::passes(StrandChoice strand, const ReadPlan& plan) {
   // What the calls share: where in the work list they are, and the passes planned but not given out.
   struct Progress {
     size_t next_work = 0;
@@ -114,7 +112,7 @@ NextPass GenomeInput::passes(StrandChoice strand, const LeftContext& context) {
     fasta.display_name = display_name_;
     progress->reader = std::make_unique<io::FastaReader>(path_, fasta);
   }
-  return [this, strand, context, progress]() -> std::optional<PassInput> {
+  return [this, strand, plan, progress]() -> std::optional<PassInput> {
     while (progress->ready.empty()) {
       if (progress->next_work == work_.size()) return std::nullopt;
       const ContigWork& work = work_[progress->next_work++];
@@ -141,8 +139,7 @@ NextPass GenomeInput::passes(StrandChoice strand, const LeftContext& context) {
       }
       for (const Strand direction : kStrandOrder) {
         if (!reads(strand, direction)) continue;
-        for (Pass& pass :
-             plan_passes(contig.name, contig.length, direction, work.segments, context)) {
+        for (Pass& pass : plan_reads(contig.name, contig.length, direction, work.segments, plan)) {
           progress->ready.push_back({std::move(pass), bases});
         }
       }

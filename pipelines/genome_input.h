@@ -46,15 +46,16 @@ class GenomeInput {
   // IUPAC codes read as N: in the whole file, or with regions in the bases that were read so far.
   int64_t iupac_count() const { return whole_contigs() ? iupac_ : index_->iupac_count(); }
 
-  // Bases wanted, and bases the model has to read for them (left context, both strands).
   int64_t bases_wanted() const;
-  int64_t bases_to_read(StrandChoice strand, const LeftContext& context) const;
+  // Calls visit for every pass of the job, contig after contig.
+  void for_each_pass(StrandChoice strand, const ReadPlan& plan,
+                     const std::function<void(const Pass&)>& visit) const;
   // Most bases of one contig that wait in scratch space for a reverse pass.
   int64_t spool_bytes(StrandChoice strand) const;
 
   // The passes of the job, contig after contig in the order of the file; for each contig the reverse
   // passes first. The input must outlive the result; take one at a time.
-  NextPass passes(StrandChoice strand, const LeftContext& context);
+  NextPass passes(StrandChoice strand, const ReadPlan& plan);
 
  private:
   struct ContigWork {

@@ -32,7 +32,7 @@ constexpr int64_t kFixedBytes = int64_t{96} << 20;
 
 int64_t needed_bytes(const JobOptions& options, const mamba::Model& model,
                      const StreamOptions& stream, int64_t regions) {
-  return kFixedBytes + kRegionBytes * regions + 4 * model.parameter_count() +
+  return fixed_bytes(model, regions) +
          mamba::Engine::workspace_bytes(model, options.device, options.threads,
                                         tap_bytes(model, stream)) +
          stream_buffer_bytes(model, stream);
@@ -93,25 +93,33 @@ void require_disk(const std::vector<DiskNeed>& needs) {
   }
 }
 
+int64_t fixed_bytes(const mamba::Model& model, int64_t regions) {
+  return kFixedBytes + kRegionBytes * regions + 4 * model.parameter_count();
+}
+
+int64_t default_chunk_size(const mamba::ComputeDevice& device) {
+  // Several GPUs are an assembly line that each call fills and empties.
+  const auto gpus = static_cast<int64_t>(device.ordinals.size());
+  return device.cuda ? kDefaultDeviceChunk * (gpus > 1 ? 2 * gpus : 1) : kDefaultChunk;
+}
+
+void throw_too_little_memory(const JobOptions& options, int64_t chunk_size, int64_t needed) {
+  throw ResourceError("chunks of " + with_commas(chunk_size) + " bases need " +
+                      human_bytes(needed) + " of memory, --memory allows " +
+                      human_bytes(options.memory) +
+                      "; raise --memory, or lower --chunk-size or --threads");
+}
+
 int64_t plan_chunk_size(const JobOptions& options, const mamba::Model& model, StreamOptions stream,
                         int64_t regions) {
-  // Several GPUs are an assembly line that each call fills and empties.
-  const auto gpus = static_cast<int64_t>(options.device.ordinals.size());
-  const int64_t device_chunk = kDefaultDeviceChunk * (gpus > 1 ? 2 * gpus : 1);
-  stream.chunk_size = options.chunk_size > 0 ? options.chunk_size
-                      : options.device.cuda  ? device_chunk
-                                             : kDefaultChunk;
+  stream.chunk_size =
+      options.chunk_size > 0 ? options.chunk_size : default_chunk_size(options.device);
   while (options.chunk_size == 0 && stream.chunk_size > kSmallestChunk &&
          needed_bytes(options, model, stream, regions) > options.memory) {
     stream.chunk_size /= 2;
   }
   const int64_t needed = needed_bytes(options, model, stream, regions);
-  if (needed > options.memory) {
-    throw ResourceError("chunks of " + with_commas(stream.chunk_size) + " bases need " +
-                        human_bytes(needed) + " of memory, --memory allows " +
-                        human_bytes(options.memory) +
-                        "; raise --memory, or lower --chunk-size or --threads");
-  }
+  if (needed > options.memory) throw_too_little_memory(options, stream.chunk_size, needed);
   return stream.chunk_size;
 }
 
@@ -133,9 +141,15 @@ std::vector<std::pair<std::string, std::string>> provenance(const JobOptions& op
   pairs.emplace_back("layer", layer);
   pairs.emplace_back("pooling", pooling);
   pairs.emplace_back("strand", strand_name(options.strand));
-  pairs.emplace_back("left_context", options.left_context.full
-                                         ? "full"
-                                         : std::to_string(options.left_context.bases));
+  const std::string context =
+      options.left_context.full ? "full" : std::to_string(options.left_context.bases);
+  if (options.windows.size > 0) {
+    pairs.emplace_back("window", std::to_string(options.windows.size));
+    pairs.emplace_back("overlap", std::to_string(options.windows.overlap));
+  } else {
+    pairs.emplace_back("left_context", context);
+    if (!model.causal()) pairs.emplace_back("right_context", context);
+  }
   pairs.emplace_back("device", device_name(options.device));
   pairs.emplace_back("dtype", dtype_name(options.device));
   return pairs;

@@ -20,6 +20,7 @@ struct JobOptions {
   InputOptions input;
   StrandChoice strand = StrandChoice::forward;
   LeftContext left_context;
+  Windows windows;
   mamba::ComputeDevice device;
   std::string device_note;  // why auto took the CPU; empty when it did not
   int threads = 1;
@@ -55,6 +56,12 @@ void require_disk(const std::vector<DiskNeed>& needs);
 // what is needed, when it cannot.
 int64_t plan_chunk_size(const JobOptions& options, const mamba::Model& model, StreamOptions stream,
                         int64_t regions);
+
+// What plans are made of: bytes that no chunk size changes, chunks that suit a device, and the refusal.
+int64_t fixed_bytes(const mamba::Model& model, int64_t regions);
+int64_t default_chunk_size(const mamba::ComputeDevice& device);
+[[noreturn]] void throw_too_little_memory(const JobOptions& options, int64_t chunk_size,
+                                          int64_t needed);
 
 // "name: value" pairs that say how an output was made, in a fixed order.
 std::vector<std::pair<std::string, std::string>> provenance(const JobOptions& options,

@@ -17,15 +17,36 @@ namespace chromamba::pipelines {
 
 enum class Strand { forward, reverse };
 
-// What the user asked for: one strand, or both and their mean.
-enum class StrandChoice { forward, reverse, both };
+// What the user asked for: one strand, both and their mean, or that mean alone.
+enum class StrandChoice { forward, reverse, both, mean };
 
 const char* strand_name(StrandChoice choice);
+
+inline bool reads_both(StrandChoice choice) {
+  return choice == StrandChoice::both || choice == StrandChoice::mean;
+}
 
 // Bases before a region that the model reads first (DESIGN: left context).
 struct LeftContext {
   int64_t bases = 131072;  // also the spacing of the grid of starting points
   bool full = false;       // from the contig's first base
+};
+
+// The explicit approximation for models that read in both directions: a contig is read in windows of `size` bases that
+// begin every size - overlap bases from its first one on, whatever part of it is asked for and on whichever strand. A base's
+// results come from the window in which it lies furthest from the ends: neighbours are cut in the middle of
+// what they share.
+struct Windows {
+  int64_t size = 0;  // 0: none, sequences are read whole
+  int64_t overlap = 0;
+};
+
+// How the bases around a region are read.
+struct ReadPlan {
+  LeftContext context;
+  bool two_sided =
+      false;        // for models that read in both directions: the same context on the other side
+  Windows windows;  // in their place
 };
 
 // Where the model starts for a region at `start`, in the coordinates of the strand that is read:
@@ -50,6 +71,11 @@ struct Pass {
   int64_t longest_segment = 0;    // bases
 
   int64_t length() const { return end - start; }
+
+  // The lowest of the `n` bases that are read after the first `done`.
+  int64_t lowest(int64_t done, int64_t n) const {
+    return strand == Strand::forward ? start + done : end - done - n;
+  }
 };
 
 // Calls visit(segment) for the segments of the pass that share a base with [start, end), ascending.
@@ -86,9 +112,33 @@ struct GroupPlan {
 GroupPlan plan_groups(const Pass& pass, int64_t bin, int64_t start, int64_t end);
 int64_t count_groups(const Pass& pass, int64_t bin, int64_t start, int64_t end);
 
+// As many of the `n` bases that are read after the first `done` as have at most `room` groups, but a tile at least.
+int64_t fit_groups(const Pass& pass, int64_t bin, int64_t done, int64_t n, int64_t room);
+
 // Passes over one contig for the given segments (any order), ascending by position.
 std::vector<Pass> plan_passes(const std::string& contig, int64_t contig_length, Strand strand,
                               std::vector<Segment> segments, const LeftContext& context);
+
+// The same by any plan. With a context on both sides a pass ends at the first multiple of N that lies at least N bases
+// after a region (or at the contig's end), and regions with equal extents share it. With windows it
+// is a run of those that regions need.
+std::vector<Pass> plan_reads(const std::string& contig, int64_t contig_length, Strand strand,
+                             std::vector<Segment> segments, const ReadPlan& plan);
+
+// A sequence for the model, in forward coordinates: what it reads, and the bases whose results come from it.
+struct Window {
+  int64_t start = 0;
+  int64_t end = 0;
+  int64_t kept_start = 0;
+  int64_t kept_end = 0;
+
+  int64_t length() const { return end - start; }
+};
+
+// The windows of a pass that plan_reads made, by their number in the order that the strand is read. They are kept without
+// gaps, to the pass's ends. Without windows the pass is the only one.
+int64_t window_count(const Pass& pass, const Windows& windows);
+Window window_at(const Pass& pass, const Windows& windows, int64_t index);
 
 // DataError when two of the regions share a base: formats that hold one value per base (bigWig,
 // bedGraph) cannot take both. `output` names the file in the message.

@@ -13,6 +13,7 @@
 #include "io/pending_file.h"
 #include "io/table.h"
 #include "kernels/base/error.h"
+#include "pipelines/passes.h"
 
 namespace chromamba::pipelines {
 namespace {
@@ -84,6 +85,10 @@ class TableSink : public Sink {
     const StrandChoice strand = options_.job.strand;
     for (size_t r = 0; r < result.regions.size(); ++r) {
       const RegionSummary& summary = result.regions[r];
+      if (strand == StrandChoice::mean) {
+        row(r, "mean", summary.mean);
+        continue;
+      }
       if (strand != StrandChoice::reverse) row(r, "forward", summary.forward);
       if (strand != StrandChoice::forward) row(r, "reverse", summary.reverse);
       if (strand == StrandChoice::both) row(r, "both", summary.mean);
@@ -256,7 +261,7 @@ class Collector {
 
   // With the reverse strand alone: the regions of the contig that is done, in the order of position.
   void emit_reverse() {
-    if (strand_ == StrandChoice::both) waiting_.clear();
+    if (reads_both(strand_)) waiting_.clear();
     std::sort(waiting_.begin(), waiting_.end(), [&](size_t a, size_t b) {
       const int64_t start_a = input_.regions()[a].start;
       const int64_t start_b = input_.regions()[b].start;
@@ -283,7 +288,7 @@ class Collector {
     RegionSummary& summary = result_.regions[region];
     accumulate(summary.forward, forward, n);
     Values values{.main = forward};
-    if (strand_ == StrandChoice::both) {
+    if (reads_both(strand_)) {
       reverse_.resize(static_cast<size_t>(n));
       mean_.resize(static_cast<size_t>(n));
       scratch_->read(scratch_offset(region, start), reverse_.data(), 4 * n);
@@ -338,7 +343,7 @@ int64_t output_bytes(const ScoreOutput& output, const ScoreOptions& options,
   throw InternalError("unknown score format");
 }
 
-void check_disk(const ScoreOptions& options, const GenomeInput& input) {
+void check_disk(const ScoreOptions& options, const GenomeInput& input, const Passes& passes) {
   std::vector<DiskNeed> needs;
   for (const ScoreOutput& output : options.outputs) {
     if (output.path == "-" || io::is_special_file(output.path)) continue;
@@ -350,9 +355,9 @@ void check_disk(const ScoreOptions& options, const GenomeInput& input) {
     for (const io::Region& region : input.regions()) {
       most = std::max(most, contig_bases[region.contig] += region.end - region.start);
     }
-    needs.push_back(
-        {options.job.input.scratch_folder, input.spool_bytes(options.job.strand) + 4 * most});
+    needs.push_back({options.job.input.scratch_folder, 4 * most});
   }
+  needs.push_back(passes.scratch());
   require_disk(needs);
 }
 
@@ -409,24 +414,21 @@ ScoreOutput parse_score_output(const std::string& path, const std::string& type)
 }
 
 ScoreResult run_score(const ScoreOptions& options, const mamba::Model& model, GenomeInput& input) {
-  if (model.config().objective != "causal") {
-    throw UsageError("score: the model has no next-base objective");
-  }
-  StreamOptions stream;
-  stream.log_likelihood = true;
-  stream.chunk_size =
-      plan_chunk_size(options.job, model, stream, static_cast<int64_t>(input.regions().size()));
-  stream.stop = options.job.stop;
-  stream.bases_done = options.job.bases_done;
+  PassWanted wanted;
+  wanted.log_likelihood = true;
+  wanted.mask_stride = options.mask_stride;
+  Passes passes(options.job, model, input, wanted);
   for (const ScoreOutput& output : options.outputs) {
     const bool track =
         output.format == ScoreFormat::bigwig || output.format == ScoreFormat::bedgraph;
     if (track && !input.whole_contigs()) require_disjoint(input.regions(), output.path);
   }
-  check_disk(options, input);
+  check_disk(options, input, passes);
 
-  const SinkContext context{options, input,
-                            provenance(options.job, model, input.name(), "none", "none")};
+  SinkContext context{options, input, provenance(options.job, model, input.name(), "none", "none")};
+  if (!model.causal()) {
+    context.provenance.emplace_back("mask_stride", std::to_string(options.mask_stride.value_or(0)));
+  }
   std::vector<io::PendingFile> files;
   std::vector<std::unique_ptr<Sink>> sinks;
   for (const ScoreOutput& output : options.outputs) {
@@ -435,15 +437,9 @@ ScoreResult run_score(const ScoreOptions& options, const mamba::Model& model, Ge
     sinks.push_back(make_sink(context, output, path));
   }
 
-  if (options.job.started) {
-    options.job.started(input.bases_to_read(options.job.strand, options.job.left_context));
-  }
   ScoreResult result;
   Collector collector(options, input, sinks, result);
-  mamba::Engine engine(model, options.job.device, options.job.threads);
-  result.stats = stream_passes(
-      engine, model, input.passes(options.job.strand, options.job.left_context),
-      [&](const Part& part) { collector.consume(part); }, stream);
+  result.stats = passes.run([&](const Part& part) { collector.consume(part); });
   collector.finish();
   throw_if_stopped(options.job.stop);
   for (const RegionSummary& region : result.regions) {

@@ -1,6 +1,7 @@
 // `score`: the log-likelihood of every base, as tracks, HDF5 and a summary table.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@ struct ScoreOptions {
   JobOptions job;
   std::vector<ScoreOutput> outputs;
   int deflate_level = 0;
+  // Masked models: how far masked bases are apart; 0 (as without a value): none is masked.
+  std::optional<int64_t> mask_stride;
 };
 
 // What one strand of one region came to. Sums in double, in the order of the bases.
@@ -50,10 +53,13 @@ struct ScoreResult {
 
 // Scores every region of the input in one run and writes all outputs. Nothing is left under an
 // output's name unless everything succeeded.
+// ln p is that of a base given all before it (causal models), or all of its sequence (masked models: the base itself is
+// read too, unless it is masked).
 //   HDF5     /log_likelihood/<contig or region> f32 [bases]; with both strands that is their mean and
 //            /log_likelihood_forward, /log_likelihood_reverse stand beside it; /regions/… columns for regions
 //   bigWig, bedGraph   the same values (the mean with both strands), NaN left out
 //   table    one row a region and strand
+// UsageError for windows and masks with a causal model, and for strands with an RC-equivariant one.
 ScoreResult run_score(const ScoreOptions& options, const mamba::Model& model, GenomeInput& input);
 
 }  // namespace chromamba::pipelines

@@ -10,6 +10,7 @@
 
 #include "io/bases.h"
 #include "pipelines/bounded_queue.h"
+#include "pipelines/stopwatch.h"
 
 namespace chromamba::pipelines {
 namespace {
@@ -25,21 +26,6 @@ constexpr int64_t kMaxStateBytes = int64_t{64} << 20;
 constexpr int64_t kMoreGroups = 4096;
 // In the lists of a buffer, the engine's included.
 constexpr int64_t kGroupBytes = 192;
-
-using Clock = std::chrono::steady_clock;
-
-// Adds the time of a scope to a sum.
-class Stopwatch {
- public:
-  explicit Stopwatch(double& sum) : sum_(sum), start_(Clock::now()) {}
-  ~Stopwatch() { sum_ += std::chrono::duration<double>(Clock::now() - start_).count(); }
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
-
- private:
-  double& sum_;
-  Clock::time_point start_;
-};
 
 // A pass on its way through the stages; the state lives from its first chunk to its last.
 struct RunningPass {
@@ -102,7 +88,7 @@ class Runner {
         to_write_(kBuffers) {}
 
   StreamStats run() {
-    const Clock::time_point start = Clock::now();
+    const Stopwatch::Clock::time_point start = Stopwatch::Clock::now();
     const auto size = static_cast<size_t>(options_.chunk_size);
     for (Buffer& buffer : buffers_) {
       buffer.bases.resize(size);
@@ -127,7 +113,7 @@ class Runner {
     }
     if (failure_) std::rethrow_exception(failure_);
     stats_.device_peak_bytes = engine_.device_peak_bytes();
-    stats_.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    stats_.seconds = std::chrono::duration<double>(Stopwatch::Clock::now() - start).count();
     return stats_;
   }
 
@@ -146,21 +132,6 @@ class Runner {
       to_compute_.abandon();
       to_write_.abandon();
     }
-  }
-
-  // The lowest base, in forward coordinates, of the `n` that are read after the first `done` of a pass.
-  static int64_t part_start(const Pass& pass, int64_t done, int64_t n) {
-    return pass.strand == Strand::forward ? pass.start + done : pass.end - done - n;
-  }
-
-  // As many of the next `n` bases as have no more groups than there is room for, but a tile at least.
-  int64_t fit_groups(const Pass& pass, int64_t done, int64_t n, int64_t room) const {
-    while (n > mamba::kTileRows) {
-      const int64_t start = part_start(pass, done, n);
-      if (count_groups(pass, options_.bin, start, start + n) <= room) break;
-      n = std::max(n / 2, mamba::kTileRows);
-    }
-    return n;
   }
 
   void read_all() {
@@ -196,13 +167,13 @@ class Runner {
         const Stopwatch watch(stats_.read_seconds);
         int64_t n = std::min(options_.chunk_size - buffer->used, pass.length() - done);
         if (pools(options_)) {
-          n = fit_groups(pass, done, n, max_groups(options_) - buffer->groups);
+          n = fit_groups(pass, options_.bin, done, n, max_groups(options_) - buffer->groups);
         }
         BufferPart part;
         part.running = running;
         part.offset = buffer->used;
         part.length = n;
-        part.start = part_start(pass, done, n);
+        part.start = pass.lowest(done, n);
         if (pools(options_)) {
           part.groups = plan_groups(pass, options_.bin, part.start, part.start + n);
           part.first_group = buffer->groups;
@@ -277,24 +248,6 @@ class Runner {
     to_write_.close();
   }
 
-  std::vector<PooledRow> finished_rows(const BufferPart& part, const Buffer& buffer) const {
-    const Pass& pass = *part.running->pass;
-    const int64_t end = pass.strand == Strand::forward ? part.start + part.length - pass.start
-                                                       : pass.end - part.start;
-    const float* mean = buffer.means.data() + part.first_group * model_.config().d_model;
-    std::vector<PooledRow> rows;
-    for (size_t i = 0; i < part.groups.bases.size(); ++i, mean += model_.config().d_model) {
-      if (part.groups.bases[i].end <= end) rows.push_back({part.groups.rows[i], mean});
-    }
-    const auto before = [](const PooledRow& a, const PooledRow& b) {
-      return a.at.segment < b.at.segment;
-    };
-    if (!std::is_sorted(rows.begin(), rows.end(), before)) {
-      std::stable_sort(rows.begin(), rows.end(), before);
-    }
-    return rows;
-  }
-
   void write_all() {
     while (std::optional<Buffer*> popped = to_write_.pop()) {
       Buffer& buffer = **popped;
@@ -312,7 +265,9 @@ class Runner {
           if (options_.log_likelihood)
             part.log_likelihood = buffer.log_likelihood.data() + from.offset;
           if (pools(options_)) {
-            part.pooled = finished_rows(from, buffer);
+            part.pooled = finished_rows(
+                part, from.groups, buffer.means.data() + from.first_group * model_.config().d_model,
+                model_.config().d_model);
           } else if (options_.layer) {
             part.hidden_LD = buffer.hidden.data() + from.offset * model_.config().d_model;
           }
@@ -343,6 +298,24 @@ StreamStats stream_passes(mamba::Engine& engine, const mamba::Model& model, cons
                           const Consumer& consume, const StreamOptions& options) {
   if (options.chunk_size < 1) throw InternalError("chunk size below 1");
   return Runner(engine, model, next, consume, options).run();
+}
+
+std::vector<PooledRow> finished_rows(const Part& part, const GroupPlan& groups,
+                                     const float* means_GD, int64_t width) {
+  const Pass& pass = *part.pass;
+  const int64_t end = pass.strand == Strand::forward ? part.start + part.length - pass.start
+                                                     : pass.end - part.start;
+  std::vector<PooledRow> rows;
+  for (size_t i = 0; i < groups.bases.size(); ++i, means_GD += width) {
+    if (groups.bases[i].end <= end) rows.push_back({groups.rows[i], means_GD});
+  }
+  const auto before = [](const PooledRow& a, const PooledRow& b) {
+    return a.at.segment < b.at.segment;
+  };
+  if (!std::is_sorted(rows.begin(), rows.end(), before)) {
+    std::stable_sort(rows.begin(), rows.end(), before);
+  }
+  return rows;
 }
 
 int64_t tap_bytes(const mamba::Model& model, const StreamOptions& options) {

@@ -77,6 +77,10 @@ void for_each_overlap(const Part& part, const Visit& visit) {
   for_each_overlap(*part.pass, part.start, part.start + part.length, visit);
 }
 
+// The groups of a part that end with it, as Part::pooled has them; means_GD holds one row for each of `groups`.
+std::vector<PooledRow> finished_rows(const Part& part, const GroupPlan& groups,
+                                     const float* means_GD, int64_t width);
+
 // What the rows or means that these options ask for take on the host, a base.
 int64_t tap_bytes(const mamba::Model& model, const StreamOptions& options);
 

@@ -13,7 +13,7 @@ usage: bash tests/run_gpu.sh [--sanitize] [--no-bench] [PROGRAMS [RESULTS]]
   --no-bench   tests only
 
 Runs from the repository's root: all tests of kernels and models, which take their GPU cases where
-a GPU is; the selftest; then the benchmarks of four models, as a table. Nothing is timed when a
+a GPU is; the selftest; then the benchmarks of six models, as a table. Nothing is timed when a
 test fails. Exit code 0 when everything passed and a GPU was there.
 TEXT
 }
@@ -64,7 +64,10 @@ grep 'cuda' "$results/selftest.log" "$results/mamba_tests.log" | sed 's/^[^:]*:/
 if [ "$sanitize" = yes ]; then
   score=("$programs/chromamba" score test_data/lambda.fa --device cuda --quiet -o "$results/lambda.tsv")
   run memcheck compute-sanitizer --tool memcheck --error-exitcode 9 "$programs/kernels_tests" 'GPU*'
+  sweeps=("$programs/chromamba" score test_data/lambda.fa --device cuda --quiet -m test_data/caduceus_ps
+    --window 20,000 --mask-stride 2 -o "$results/lambda-ps.tsv")
   run memcheck-model compute-sanitizer --tool memcheck --error-exitcode 9 "${score[@]}"
+  run memcheck-sweeps compute-sanitizer --tool memcheck --error-exitcode 9 "${sweeps[@]}"
   # racecheck does not follow the barriers of bulk copies in cuBLAS's own kernels (nvjet) and reports
   # races there; one in any other kernel is ours.
   racecheck() {
@@ -81,13 +84,14 @@ if [ "$sanitize" = yes ]; then
   }
   racecheck racecheck "$programs/kernels_tests" 'GPU*'
   racecheck racecheck-model "${score[@]}"
+  racecheck racecheck-sweeps "${sweeps[@]}"
 fi
 if [ $failed -ne 0 ]; then
   echo "run_gpu.sh: something failed; nothing was timed" >&2
   exit 1
 fi
 if [ "$bench" = yes ]; then
-  for shape in 256x8 512x16 120x4 mamba2:256x8; do
+  for shape in 256x8 512x16 120x4 mamba2:256x8 ph:256x16 ps:256x16; do
     "$programs/chromamba" bench --device cuda --shape "$shape" --bases 1,048,576 \
       --tmp-dir "$results" --json "$results/bench-${shape/:/-}.json"
     echo

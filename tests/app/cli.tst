@@ -92,7 +92,7 @@ embed does not go to standard output
 bad strand
   $ chromamba score ref.fa --strand up -o x.h5
   exit 2
-  err --strand up.*forward, reverse or both
+  err --strand up.*forward, reverse, both or mean
 bad memory
   $ chromamba score ref.fa --memory lots -o x.h5
   exit 2
@@ -524,6 +524,25 @@ info of a checkpoint
   out ^layers	3$
   out ^d_model	32$
   out ^sha256	dbcda61038c7e6de0e18397b9d5c677c7ec1a09dcbd8e6b398c196ab166c50d8$
+  out ^family	mamba_ssm, Mamba-1$
+  out ^objective	causal \(next base\)$
+  out ^rc_equivariant	no$
+info of Caduceus
+  $ chromamba info $models/caduceus_ph
+  out ^family	caduceus, Mamba-1, both directions \(add, tied\)$
+  out ^objective	masked \(a hidden base\)$
+  out ^tokens	A 7, C 8, G 9, T 10, N 11, mask 3$
+  out ^score	.*--mask-stride
+info of Caduceus, reverse-complement equivariant
+  $ chromamba info $models/caduceus_ps
+  out ^family	caduceus, Mamba-1, both directions \(add, tied\), reverse-complement equivariant$
+  out ^rc_equivariant	yes$
+  out ^trained_bases	131072$
+  out ^strands	forward, reverse, both, mean$
+config.json of a hybrid
+  $ chromamba info $models/hybrid
+  exit 1
+  err hybrid/config\.json: a hybrid with attention layers \('attn_layer_idx' is set\)
 shards are the same model
   $ chromamba score ref.fa $L -q --no-version -o a.bedgraph
   $ chromamba score ref.fa -m $models/shards -q --no-version -o b.bedgraph
@@ -680,6 +699,11 @@ disk that fills during the run: embeddings
   exit 3
   talk
   err disk/.*x\.h5.*No space left
+disk that fills during the run: activations
+  $ on_disk 96m 'while_disk_fills score long.fa $PH --memory 106M --mask-stride 20 --tmp-dir disk -o disk/x.tsv'
+  exit 3
+  talk
+  err folder disk.*No space left
 full device
   $ chromamba score ref.fa $L -O bedgraph -o /dev/full
   exit 3
@@ -738,6 +762,10 @@ SIGINT during score
   talk
 SIGTERM during score
   $ stopped_by TERM score lambda.fa --chunk-size 500 -o x.h5 --strand both
+  exit 143
+  talk
+SIGTERM during score of a masked model
+  $ stopped_by TERM score long.fa $PH --mask-stride 50 --memory 106M -o x.h5
   exit 143
   talk
 SIGHUP during embed
@@ -983,6 +1011,201 @@ the reference device agrees
   $ a, b = [float(open(n).read().split()[-2]) for n in ("a.tsv", "b.tsv")]
   $ assert abs(a / b - 1) < 1e-5, (a, b)'
   $ rm a.tsv b.tsv ref.fa.fai
+
+[masked]
+
+windows are for models of two directions
+  $ chromamba score ref.fa $L --window 1000 -o x.h5
+  exit 2
+  err --window: model .*mamba1_long is causal
+masks are for masked models
+  $ chromamba score ref.fa $L --mask-stride 0 -o x.h5
+  exit 2
+  err --mask-stride: model .*mamba1_long is causal
+masks are for score
+  $ chromamba embed ref.fa $PH --mask-stride 2 -o x.h5
+  exit 2
+  err --mask-stride
+a mask stride that is no number
+  $ chromamba score ref.fa $PH --mask-stride few -o x.h5
+  exit 2
+  err --mask-stride few
+masks without a mask token
+  $ chromamba score ref.fa -m $models/no_mask --mask-stride 2 -q -o x.h5
+  exit 1
+  err no_mask: .*mask token
+strands of an RC-equivariant model's scores
+  $ for strand in reverse both mean; do
+  $   code=0; chromamba score ref.fa $PS --strand $strand -o x.h5 2>>errors || code=$?; [ $code = 2 ]
+  $ done
+  $ [ "$(grep -c "^chromamba: usage error: --strand [a-z]*: model .*caduceus_ps is reverse-complement equivariant" errors)" = 3 ]
+  $ rm errors
+window of nothing
+  $ chromamba score ref.fa $PH --window 0 -o x.h5
+  exit 2
+  err --window 0
+window that is no number
+  $ chromamba score ref.fa $PH --window wide -o x.h5
+  exit 2
+  err --window wide
+overlap as long as the window
+  $ chromamba embed ref.fa $PH --window 1k --overlap 1000 -o x.h5
+  exit 2
+  err --overlap 1000: .*--window 1k
+overlap without windows
+  $ chromamba score ref.fa $PH --overlap 10 -o x.h5
+  exit 2
+  err --overlap .*--window
+windows and a left context
+  $ chromamba score ref.fa $PH --window 1000 --left-context 10 -o x.h5
+  exit 2
+  err --window and --left-context
+too little memory for a block
+  $ chromamba score ref.fa $PH --memory 100M --chunk-size 1M -o x.h5
+  exit 3
+  err chunks of 1,000,000 bases need .*--memory allows 100\.0 MiB
+small disk: activations count
+  $ on_disk 1m 'chromamba score long.fa $PH --memory 106M --tmp-dir disk -o x.tsv'
+  exit 3
+  err folder disk: the job needs about .* are free
+every base but N is scored
+  $ chromamba score ref.fa $PH -q --no-version
+  out ^# objective: masked
+  out ^# left_context: 131072
+  out ^# right_context: 131072
+  out ^# mask_stride: 0
+  out ^chrA	0	7003	chrA	forward	7003	6940	
+  out ^chrC	0	1	chrC	forward	1	1	
+what was done is in the file
+  $ chromamba score ref.fa $PH -q --mask-stride 3 --window 2000 -o x.h5; chromamba embed ref.fa $PS -q --window 2000 --overlap 7 --strand both -o y.h5
+  $ /usr/bin/python3 -c 'import h5py
+  $ x, y = h5py.File("x.h5"), h5py.File("y.h5")
+  $ assert [x.attrs[n] for n in ("mask_stride", "window", "overlap", "objective")] == ["3", "2000", "250", "masked"]
+  $ assert "left_context" not in x.attrs and "mask_stride" not in y.attrs and y.attrs["overlap"] == "7"
+  $ assert y["embedding/chrB"].attrs["strand"] == "both" and y["embedding/chrB"].shape == (12345, 96)'
+  $ rm x.h5 y.h5
+no memory, threads or chunks change a value
+  $ limits=("--chunk-size 256 -@ 1" "--chunk-size 1000 --memory 106M" "--memory 107M -@ 2")
+  $ check() {
+  $   echo "$@"; chromamba "$@" -q --no-version -o a.h5
+  $   for limit in "${limits[@]}"; do echo "$limit"; chromamba "$@" -q --no-version $limit -o b.h5; compare same a.h5 b.h5; done
+  $ }
+  $ check score ref.fa $PH --strand both; check score ref.fa $PS --mask-stride 2; check score ref.fa $PH --window 700 --strand both
+  $ check embed ref.fa $PH --strand both; check embed ref.fa $PS; check score ref.fa -m $models/one_way
+  $ limits=("--chunk-size 256 -@ 1" "--chunk-size 1000 --memory 118M" "--memory 119M -@ 2")
+  $ check embed ref.fa $PS --bin 7 --strand mean; check embed ref.fa $PH --pool mean --window 900 --overlap 800 --strand both
+  $ rm a.h5 b.h5
+the reverse strand is the reverse complement read forward
+  $ for more in "score" "score --mask-stride 1" "embed"; do
+  $   set -- $more; command=$1; shift
+  $   chromamba $command reversed.fa $PH "$@" -q -o a.h5; chromamba $command ref.fa $PH "$@" -q --strand reverse -o b.h5
+  $   compare mirror a.h5 b.h5
+  $ done
+  $ rm a.h5 b.h5
+an RC-equivariant model scores a base and its complement alike
+  $ chromamba score reversed.fa $PS -q -o a.h5; chromamba score ref.fa $PS -q -o b.h5
+  $ /usr/bin/python3 -c 'import h5py, numpy as np
+  $ a, b = [h5py.File(n)["log_likelihood/chrB"][()] for n in ("a.h5", "b.h5")]
+  $ assert np.allclose(a, b[::-1], rtol=1e-5, atol=1e-6), "the softmax adds tokens in another order, no more"'
+  $ chromamba embed reversed.fa $PS --strand mean -q -o a.h5; chromamba embed ref.fa $PS --strand mean -q -o b.h5
+  $ compare mirror a.h5 b.h5
+  $ chromamba embed reversed.fa $PS -q -o a.h5; chromamba embed ref.fa $PS --strand reverse -q -o b.h5
+  $ compare mirror a.h5 b.h5; rm a.h5 b.h5
+the halves of an RC-equivariant model
+  $ for strand in forward reverse both; do chromamba embed ref.fa $PS -q --strand $strand -o $strand.h5; done
+  $ compare halves both.h5 forward.h5 reverse.h5; rm *.h5
+both strands are the two and their mean
+  $ for command in score embed; do
+  $   for strand in forward reverse both; do chromamba $command ref.fa $PH -q --strand $strand -o $strand.h5; done
+  $   compare both both.h5 forward.h5 reverse.h5
+  $ done
+  $ rm *.h5
+the mean alone is that of both strands
+  $ for model in "$L" "$PH"; do
+  $   for how in "score" "embed" "embed --dtype-out f32" "embed --bin 100 --compress 3" "embed --pool mean" "embed -R good.bed -r chrB:101-1,100"; do
+  $     echo "$how"; set -- $how; command=$1; shift
+  $     chromamba $command ref.fa $model "$@" -q --strand both -o a.h5; chromamba $command ref.fa $model "$@" -q --strand mean -o b.h5
+  $     compare values a.h5 b.h5
+  $     /usr/bin/python3 -c 'import h5py; f = h5py.File("b.h5"); assert sorted(f)[0] in ("embedding", "log_likelihood") and len(set(f) - {"regions"}) == 1, list(f)'
+  $   done
+  $ done
+  $ rm a.h5 b.h5 ref.fa.fai
+the mean alone in a table
+  $ chromamba score ref.fa $PH -q --no-version --strand both | grep -P '\tboth\t' | sed 's/both/mean/' >a
+  $ chromamba score ref.fa $PH -q --no-version --strand mean | grep -v '^#' | tail -n +2 >b
+  $ cmp a b; rm a b
+regions have their context on both sides
+  $ samtools faidx long.fa long:2001-5000 | sed '1s/.*/>long/' >sub.fa
+  $ for model in "$PH" "$PS"; do
+  $   chromamba embed sub.fa $model -q -o sub.h5
+  $   chromamba embed long.fa $model -q --left-context 1000 -r long:3,001-4,000 -r long:3,500-3,510 -o part.h5
+  $   compare shifted sub.h5 part.h5 2000
+  $ done
+  $ chromamba score sub.fa $PH -q --strand both -o sub.h5
+  $ chromamba score long.fa $PH -q --strand both --left-context 1000 -r long:3,001-4,000 -o part.h5
+  $ compare shifted sub.h5 part.h5 2000
+  $ rm sub.* part.h5 long.fa.fai
+regions with their full context are slices of the contig, also in windows
+  $ for more in "--left-context full" "--window 1500" "--window 300 --overlap 200 --mask-stride 3" "--left-context full --strand both" "--window 1000 --strand both"; do
+  $   echo "$more"; whole=${more#--left-context full}
+  $   chromamba score ref.fa $PH -q $whole -o whole.h5; chromamba score ref.fa $PH -q $more -R good.bed -r chrA:1-7 -r chrD -o part.h5
+  $   compare slices whole.h5 part.h5
+  $ done
+  $ rm *.h5 ref.fa.fai
+a region alone
+  $ samtools faidx ref.fa chrB:2001-2500 | sed '1s/.*/>chrB/' >sub.fa
+  $ chromamba score sub.fa $PS -q -o sub.h5; chromamba score ref.fa $PS -q --left-context 0 -r chrB:2,001-2,500 -o part.h5
+  $ compare shifted sub.h5 part.h5 2000; rm sub.* part.h5 ref.fa.fai
+a region does not depend on its company
+  $ for more in "--left-context 10k" "--window 8k" "--left-context 2k --mask-stride 2"; do
+  $   chromamba score long.fa $PH -q $more -r long:50,001-50,100 -r long:55,001-55,100 -r long:20,001-60,000 -o many.h5
+  $   for region in long:50,001-50,100 long:55,001-55,100 long:20,001-60,000; do
+  $     chromamba score long.fa $PH -q $more -r $region -o one.h5
+  $     /usr/bin/python3 -c 'import h5py
+  $ (name, one), = h5py.File("one.h5")["log_likelihood"].items()
+  $ assert one[()].tobytes() == h5py.File("many.h5")["log_likelihood"][name][()].tobytes(), name'
+  $   done
+  $ done
+  $ rm many.h5 one.h5 long.fa.fai
+a window over the whole contig is exact
+  $ for model in "$PH" "$PS"; do
+  $   chromamba score ref.fa $model -q -o a.h5; chromamba score ref.fa $model -q --window 12345 -o b.h5
+  $   compare values a.h5 b.h5
+  $ done
+  $ rm a.h5 b.h5
+bins and means of sweeps
+  $ for strand in forward reverse; do
+  $   chromamba embed ref.fa $PH -q --dtype-out f32 --strand $strand -o a.h5
+  $   chromamba embed ref.fa $PH -q --dtype-out f32 --strand $strand --bin 7 -o b.h5; compare bins a.h5 b.h5
+  $   chromamba embed ref.fa $PH -q --dtype-out f32 --strand $strand --pool mean -o b.h5; compare pooled a.h5 b.h5
+  $ done
+  $ rm a.h5 b.h5
+2,000 tiny contigs through one engine
+  $ chromamba score many.fa $PH -q --no-version --strand both -o a.h5 -o a.tsv -o a.bw
+  $ [ "$(grep -c ^tiny_ a.tsv)" = 6000 ]
+  $ chromamba score many.fa $PH -q --no-version --strand both --chunk-size 3 --memory 107M -o b.h5; compare same a.h5 b.h5
+  $ chromamba embed many.fa $PS -q --pool mean --strand both -o c.h5
+  $ /usr/bin/python3 -c 'import h5py; assert h5py.File("c.h5")["embedding"].shape == (2000, 96)'
+  $ rm a.* b.h5 c.h5
+contigs without bases, masked
+  $ chromamba score no_bases.fa $PH -q --strand both --mask-stride 2 -o x.tsv && cat x.tsv
+  $ chromamba embed no_bases.fa $PS -q --bin 7 -o x.h5 && chromamba embed no_bases.fa $PH -q --window 20 --strand mean -o x.h5
+  $ /usr/bin/python3 -c 'import h5py
+  $ assert {k: len(v) for k, v in h5py.File("x.h5")["embedding"].items()} == dict(none=0, one=1, void=0, all_n=100, some=50, last=0)'
+  $ rm x.*
+  out ^none	0	0	none	both	0	0	
+  out ^one	0	1	one	reverse	1	1	
+  out ^all_n	0	100	all_n	both	100	0	
+  out ^some	0	50	some	both	50	50	
+standard input, masked
+  $ chromamba score ref.fa $PH -q --no-version --strand both -o a.h5; cat ref.fa.gz | chromamba score - $PH -q --no-version --strand both -o b.h5
+  $ compare same a.h5 b.h5; rm a.h5 b.h5
+the reference device agrees on a masked model
+  $ for device in cpu reference; do chromamba score ref.fa $PS -q --no-version -r chrA:1-3000 --mask-stride 2 --device $device -o $device.tsv; done
+  $ /usr/bin/python3 -c '
+  $ a, b = [float(open(n).read().split()[-2]) for n in ("cpu.tsv", "reference.tsv")]
+  $ assert abs(a / b - 1) < 1e-5, (a, b)'
+  $ rm *.tsv ref.fa.fai
 
 [determinism]
 

@@ -2,11 +2,13 @@
 """Compares HDF5 files that chromamba wrote. Bit for bit, unless said.
 
 compare.py same A B            the same datasets with the same attributes and values
+compare.py values A B          the same values of /embedding or /log_likelihood, whatever else they hold
 compare.py slices WHOLE PART   each region of PART is that stretch of its contig in WHOLE
 compare.py shifted SUB PART N  ... and SUB holds contigs cut off before base N (0-based)
 compare.py mirror A B          A, from reverse complements, is B read backwards
 compare.py mirror_region A B   the same for files of one region each, whatever they are called
 compare.py both BOTH F R       BOTH holds the values of F, of R and their mean
+compare.py halves BOTH F R     rows of BOTH are those of F beside those of R turned round
 compare.py bins BASES BINS     rows of BINS are means of rows of BASES (to 1e-6)
 compare.py pooled BASES POOL   rows of POOL are means of whole datasets of BASES (to 1e-6)
 compare.py half F32 F16        F16 is F32 rounded to binary16
@@ -72,6 +74,14 @@ def same(a, b):
     require(main_group(a) in a, "no values")
 
 
+def values(a, b):
+    group = main_group(a)
+    left, right = datasets(a, group), datasets(b, group)
+    require(list(left) == list(right), "the datasets differ")
+    for name, rows in left.items():
+        require_equal(rows[()], right[name][()], name)
+
+
 def slices(whole, part):
     group = main_group(part)
     for name, values in datasets(part, group).items():
@@ -120,6 +130,14 @@ def both(file, forward, reverse):
             require_equal(values[()], mean, name + " mean")
 
 
+def halves(file, forward, reverse):
+    for name, rows in datasets(file, "embedding").items():
+        width = forward[name].shape[1]
+        require(rows.shape[1] == 2 * width, f"{name}: {rows.shape[1]} columns")
+        require_equal(rows[:, :width], forward[name][()], name + " forward")
+        require_equal(rows[:, width:][:, ::-1], reverse[name][()], name + " reverse")
+
+
 def bins(bases, binned):
     for name, values in datasets(binned, "embedding").items():
         width = int(values.attrs["bin"])
@@ -148,7 +166,7 @@ def half(single, halved):
 
 
 def main():
-    modes = [same, slices, shifted, mirror, mirror_region, both, bins, pooled, half]
+    modes = [same, values, slices, shifted, mirror, mirror_region, both, halves, bins, pooled, half]
     mode = {m.__name__: m for m in modes}.get(sys.argv[1] if len(sys.argv) > 1 else "")
     if mode is None:
         sys.exit(__doc__)

@@ -171,9 +171,13 @@ def make_models(folder, test_data):
             with open(os.path.join(path, file_name), "wb") as file:
                 file.write(data)
 
-    for name in ("mamba1_long", "mamba1_ref", "mamba1_hf", "human-d128"):
+    for name in ("mamba1_long", "mamba1_ref", "mamba1_hf", "caduceus_ph", "caduceus_ps",
+                 "human-d128"):
         # Copied, not linked: some cases run as a user who may not read where the sources lie.
         shutil.copytree(os.path.join(test_data, name), os.path.join(folder, name))
+    with open(os.path.join(folder, "caduceus_ps/tokenizer_config.json"), "w",
+              encoding="utf-8") as file:
+        file.write('{"model_max_length": 131072}')
     weights = "model.safetensors"
     good = safetensors(tensors)
     dropped = "backbone.layers.1.mixer.x_proj.weight"
@@ -200,8 +204,22 @@ def make_models(folder, test_data):
     put("no_config", {weights: good}, config_text=None)
     put("bad_config", {weights: good}, config_text='{"d_model": 32,')
     put("other_family", {weights: good}, config_text='{"model_type": "llama", "hidden_size": 32}')
+    put("hybrid", {weights: good},
+        config_text='{"d_model": 32, "n_layer": 3, "vocab_size": 12, "attn_layer_idx": [1]}')
     put("no_weights", {})
     put("text_weights", {weights: b"hello, these are no weights\n"})
+
+    # Masked models of one direction, and without a mask token.
+    source = os.path.join(test_data, "caduceus_ph")
+    both = read_safetensors(os.path.join(source, weights))
+    with open(os.path.join(source, "config.json"), encoding="utf-8") as file:
+        masked_config = file.read()
+    one_way = dict(json.loads(masked_config), bidirectional=False)
+    put("one_way", {weights: safetensors({n: t for n, t in both.items() if ".mamba_rev." not in n})},
+        config_text=json.dumps(one_way))
+    vocabulary = {"A": 7, "C": 8, "G": 9, "T": 10, "N": 11}
+    put("no_mask", {weights: safetensors(both), "vocab.json": json.dumps(vocabulary).encode()},
+        config_text=masked_config)
 
     def shards(names):
         parts = ({}, {})

@@ -14,7 +14,8 @@ case was skipped. CASE=regex picks cases by name.
 A stanza of cli.tst is a name at the start of a line and, indented, its lines:
 
   $ COMMAND    run by bash -euo pipefail; several $ lines are one script. `chromamba` is the
-               program, $L is "-m" and the small checkpoint, $models has all checkpoints
+               program, $L is "-m" and the small checkpoint, $PH and $PS are "-m" and those that read in both
+               directions, $PS RC-equivariant; $models has all checkpoints
   exit N       exit code (default 0)
   err REGEX    a line of stderr; when N is not 0 it is the error line itself
   out REGEX    a line of stdout (repeatable); without one a failing command may print nothing
@@ -42,7 +43,9 @@ export PYTHONDONTWRITEBYTECODE=1
 models=$work/models
 L="-m $models/mamba1_long"
 COMPARE=$here/compare.py
-export CHROMAMBA models L COMPARE
+PH="-m $models/caduceus_ph"
+PS="-m $models/caduceus_ps"
+export CHROMAMBA models L PH PS COMPARE
 
 # --- What the commands of cli.tst may call. ---
 

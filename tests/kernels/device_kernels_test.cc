@@ -102,6 +102,30 @@ TEST_CASE("GPU scan in segments agrees with the double reference, f32 and bf16")
   }
 }
 
+TEST_CASE("GPU scan: what it adds to outputs is what it gives alone, rounded") {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    on_gpu(
+        [&](DeviceTarget& target) {
+          target.segment_bases = kSegmentBases;
+          for (const int64_t length : {1, 31, 512, 700}) {
+            for (const int64_t channels : {33, 96, 160}) {
+              const Scan scan(length, channels, 16);
+              INFO(dtype_name(dtype) << ", L " << length << ", E " << channels);
+              AlignedFloats state = scan.h0;
+              target.adds_to = std::nanf("");
+              AlignedFloats expected = scan.run(target, state, length % 2 == 0);
+              for (float& value : expected) value += 3;
+              if (dtype == DType::bf16) expected = rounded(expected);
+              state = scan.h0;
+              target.adds_to = 3;
+              CHECK(same_bits(scan.run(target, state, length % 2 == 0), expected));
+            }
+          }
+        },
+        dtype);
+  }
+}
+
 TEST_CASE("GPU scan: segments whose states decay to nothing leave them out, and only them") {
   on_gpu([&](DeviceTarget& target) {
     target.segment_bases = kSegmentBases;

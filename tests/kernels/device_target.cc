@@ -119,8 +119,9 @@ void selective_scan(DeviceTarget& target, const kernels::SelectiveScanArgs& args
           : 0,
       "a test");
   DeviceBuffer out =
-      to_device(exec, AlignedFloats(static_cast<size_t>(length * channels), std::nanf("")));
+      to_device(exec, AlignedFloats(static_cast<size_t>(length * channels), target.adds_to));
   kernels::DeviceSelectiveScanArgs device;
+  device.accumulate = !std::isnan(target.adds_to);
   device.batch = span.batch;
   device.channels = channels;
   device.d_state = args.d_state;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,6 +24,8 @@ struct DeviceTarget {
   kernels::DeviceExec exec;
   // Bases of a segment; 0: a scan takes its sequence as one, whatever the length.
   int64_t segment_bases = 0;
+  // A scan adds to outputs that are this; NaN: it does not add.
+  float adds_to = std::numeric_limits<float>::quiet_NaN();
 };
 
 void selective_scan(DeviceTarget& target, const kernels::SelectiveScanArgs& args);

@@ -196,5 +196,56 @@ TEST_CASE("vocabularies beside the weights") {
   }
 }
 
+TEST_CASE("a fast tokenizer's special tokens are among added_tokens or in its vocabulary") {
+  const TemporaryFolder folder;
+  folder.write("config.json", kConfig);
+  folder.write("model.safetensors", float_file({{"a", {2}}}));
+  ModelConfig config;
+  config.vocab_size = config.vocab_size_unpadded = 8;
+  const auto read = [&](const std::string& tokenizer) {
+    folder.write("tokenizer.json", tokenizer);
+    return make_tokenizer(open_checkpoint(folder.path()), config);
+  };
+  // As the tokenizer of PlantCaduceus lies on the hub: both tables name them.
+  const Tokenizer both = read(R"({"version":"1.0","added_tokens":[
+    {"id":0,"content":"[PAD]","special":true},{"id":1,"content":"[MASK]","special":true},
+    {"id":2,"content":"[UNK]","special":true}],"normalizer":{"type":"Lowercase"},
+    "model":{"type":"BPE","unk_token":"[UNK]","merges":[],
+    "vocab":{"[PAD]":0,"[MASK]":1,"[UNK]":2,"a":3,"c":4,"g":5,"t":6}}})");
+  CHECK(both.a == 3);
+  CHECK(both.t == 6);
+  CHECK(both.n == 2);
+  CHECK(both.mask == 1);
+  const Tokenizer added = read(R"({"added_tokens":[{"id":1,"content":"[MASK]"},
+    {"id":2,"content":"[UNK]"}],"model":{"vocab":{"a":3,"c":4,"g":5,"t":6}}})");
+  CHECK(added.mask == 1);
+  CHECK(added.n == 2);
+}
+
+TEST_CASE("the context of training is in the tokenizer's settings") {
+  const TemporaryFolder folder;
+  folder.write("config.json", kConfig);
+  folder.write("model.safetensors", float_file({{"a", {2}}}));
+  const auto bases = [&] {
+    const Checkpoint checkpoint = open_checkpoint(folder.path());
+    CHECK(checkpoint.model_max_length == parse_config(checkpoint).trained_bases);
+    return checkpoint.model_max_length;
+  };
+  CHECK(bases() == 0);
+  folder.write("tokenizer_config.json", R"({"model_max_length":131072})");
+  CHECK(bases() == 131'072);
+  folder.write("config.json", R"({"d_model":32,"n_layer":1,"vocab_size":12,"seq_len":1024})");
+  CHECK(parse_config(open_checkpoint(folder.path())).trained_bases == 1024);
+  folder.write("config.json", kConfig);
+  for (const char* unknown :
+       {R"({"model_max_length":1000000000000000019884624838656})", R"({"model_max_length":-1})",
+        R"({"model_max_length":null})", R"({"model_max_length":"8k"})", "{}", "[]"}) {
+    folder.write("tokenizer_config.json", unknown);
+    CHECK(bases() == 0);
+  }
+  folder.write("tokenizer_config.json", "{");
+  CHECK(contains(failure(folder.path()), "tokenizer_config.json"));
+}
+
 }  // namespace
 }  // namespace chromamba::mamba

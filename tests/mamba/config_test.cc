@@ -63,6 +63,21 @@ TEST_CASE("the configurations of the fixtures") {
   CHECK(hf.d_inner == 96);
   CHECK(hf.embedding_name == "backbone.embeddings.weight");
   CHECK(parse_fixture("human-d128").n_layer == 8);
+
+  for (const char* name : {"mamba2_ref", "mamba2_hf"}) {
+    const ModelConfig second = parse_fixture(name);
+    CHECK(second.mixer == MixerKind::mamba2);
+    CHECK(second.family == (std::string(name) == "mamba2_ref" ? "mamba_ssm" : "hf_mamba2"));
+    CHECK(second.objective == "causal");
+    CHECK(second.d_state == 32);
+    CHECK(second.d_inner == 128);
+    CHECK(second.n_heads == 8);
+    CHECK(second.head_dim == 16);
+    CHECK(second.n_groups == 1);
+    CHECK(second.dt_min == 0.0);
+    CHECK(second.dt_max == std::numeric_limits<double>::infinity());
+    CHECK(second.tie_embeddings == (second.family == "mamba_ssm"));
+  }
 }
 
 TEST_CASE("mamba_ssm settings and defaults") {
@@ -277,28 +292,61 @@ TEST_CASE("wrong values are refused by key and value") {
 
 TEST_CASE("families that are not run are refused by name") {
   const json base = {{"d_model", 32}, {"n_layer", 2}, {"vocab_size", 12}};
-  const auto with = [&](const std::string& key, const json& value, const Shapes& shapes = {}) {
+  const auto with = [&](const std::string& key, const json& value) {
     json changed = base;
     changed[json::json_pointer(key)] = value;
-    std::string message = failure(changed.dump(), shapes);
+    std::string message = failure(changed.dump());
     CHECK(contains(message,
                    "is not a model this version runs (it runs: Mamba-1, Mamba-2, Caduceus)"));
     return message;
   };
-  for (const char* type : {"caduceus", "bert", "falcon_mamba", "jamba"}) {
+  for (const char* type : {"bert", "falcon_mamba", "jamba", "zamba2", "nemotron_h"}) {
     CHECK(contains(with("/model_type", type), "model_type '" + std::string(type) + "'"));
   }
-  CHECK(contains(with("/bidirectional", true), "Caduceus"));
-  CHECK(contains(with("/rcps", true), "Caduceus"));
   CHECK(contains(with("/ssm_cfg/layer", "Mamba3"), "ssm_cfg.layer 'Mamba3'"));
   CHECK(contains(with("/ssm_cfg/layer", json::array()), "ssm_cfg.layer 'array'"));
-  CHECK(contains(with("/attn_layer_idx", json::array({3})), "attention"));
-  CHECK(contains(with("/attention_layers_idx", json::array({3})), "attention"));
+  for (const char* key : {"attn_layer_idx", "attention_layers_idx", "attn_layer_indices"}) {
+    CHECK(contains(with(std::string("/") + key, json::array({3})),
+                   "a hybrid with attention layers ('" + std::string(key) + "' is set)"));
+  }
+  CHECK(contains(with("/attn_layer_period", 8), "attention"));
   CHECK(contains(with("/d_intermediate", 64), "MLP"));
   CHECK(contains(with("/mlp_intermediate_size", 64), "MLP"));
-  CHECK(contains(with("/x", 1, {{"c.layers.0.mixer.mamba_fwd.D", {2}}}), "Caduceus"));
-  CHECK_NOTHROW(parse(R"({"d_model":32,"n_layer":2,"vocab_size":12,"bidirectional":false,
-                          "rcps":false,"model_type":"mamba"})"));
+  CHECK(contains(with("/num_experts", 16), "experts"));
+  CHECK(contains(with("/layers_block_type", json::array({"mamba", "attention"})),
+                 "layers of kind 'attention' ('layers_block_type')"));
+  CHECK(contains(with("/layer_types", json::array({7})), "layers of kind 'number'"));
+  CHECK(contains(with("/hybrid_override_pattern", "MM*-"), "layers 'MM*-'"));
+  json wrong = base;
+  wrong["layer_types"] = "mamba";
+  CHECK(contains(failure(wrong.dump()), "'layer_types' is '\"mamba\"', expected a list"));
+  CHECK_NOTHROW(parse(R"({"d_model":32,"n_layer":2,"vocab_size":12,"layer_types":["mamba2"],
+                          "hybrid_override_pattern":"MM","num_experts":0,"attn_cfg":{}})"));
+
+  json named = base;
+  named["model_type"] = "mamba";
+  CHECK_NOTHROW(parse(named.dump()));
+  named["bidirectional"] = false;
+  named["rcps"] = false;
+  CHECK(parse(named.dump()).family == "mamba_ssm");
+  for (const char* key : {"bidirectional", "rcps"}) {
+    json both = named;
+    both[key] = true;
+    CHECK(contains(failure(both.dump()), "a bidirectional model ('" + std::string(key) + "'"));
+  }
+}
+
+TEST_CASE("the context of training where a configuration notes it") {
+  const auto bases = [](const std::string& rest) {
+    return parse(R"({"d_model":32,"n_layer":2,"vocab_size":12)" + rest + "}").trained_bases;
+  };
+  CHECK(bases("") == 0);
+  CHECK(bases(R"(,"seq_len":8192)") == 8192);
+  CHECK(bases(R"(,"seqlen":131072)") == 131'072);
+  CHECK(bases(R"(,"max_position_embeddings":1024)") == 1024);
+  for (const char* unknown : {"1e30", "0", "-5", "null", "\"8k\"", "[1]", "1000000000000000000"}) {
+    CHECK(bases(R"(,"seq_len":)" + std::string(unknown)) == 0);
+  }
 }
 
 }  // namespace

@@ -53,6 +53,26 @@ TEST_CASE("a bias that is there but not expected is named as extra") {
   CHECK(contains(data_error([&] { loader.finish(); }), "'bias' [4]"));
 }
 
+TEST_CASE("a map of complements is no weight and may stay behind") {
+  const auto finish = [](const std::string& header) {
+    const std::string file = testing::safetensors(header, testing::raw_all<int64_t>({0, 1}));
+    const auto store = open_safetensors_memory(as_bytes(file), "weights");
+    TensorLoader loader(*store, "model");
+    loader.finish();
+    CHECK(loader.parameter_count() == 0);
+  };
+  CHECK_NOTHROW(
+      finish(R"({"e.complement_map":{"dtype":"I64","shape":[2],"data_offsets":[0,16]}})"));
+  CHECK(contains(
+      data_error([&] { finish(R"({"e.map":{"dtype":"I64","shape":[2],"data_offsets":[0,16]}})"); }),
+      "'e.map'"));
+  CHECK(contains(data_error([&] {
+                   finish(R"({"e.complement_map":{"dtype":"F32","shape":[4],
+                              "data_offsets":[0,16]}})");
+                 }),
+                 "'e.complement_map'"));
+}
+
 TEST_CASE("tied tensors") {
   const std::string header_of_both = R"({"e":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
                                      R"("h":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}})";

@@ -5,6 +5,7 @@
 
 #include "mamba/safetensors.h"
 #include "tests/mamba/checkpoint_bytes.h"
+#include "tests/mamba/pickle_bytes.h"
 
 namespace chromamba::mamba {
 namespace {
@@ -14,45 +15,20 @@ using testing::contains;
 using testing::data_error;
 using testing::data_path;
 using testing::floats;
+using testing::global;
+using testing::joined;
+using testing::kOrdered;
+using testing::long_number;
+using testing::program;
 using testing::raw;
 using testing::raw_all;
+using testing::state;
+using testing::storage;
+using testing::tensor;
+using testing::text;
+using testing::tuple;
 using testing::zip;
 using testing::ZipEntry;
-
-// Pieces of pickles. append() rather than "x" + string: GCC 12 warns about the latter (its bug 105651).
-std::string joined(const std::vector<std::string>& parts) {
-  std::string all;
-  for (const std::string& part : parts) all.append(part);
-  return all;
-}
-std::string text(const std::string& value) {
-  return joined({"X", raw(static_cast<uint32_t>(value.size())), value});
-}
-std::string global(const std::string& module, const std::string& name) {
-  return joined({"c", module, "\n", name, "\n"});
-}
-std::string long_number(int64_t value) { return joined({"\x8a\x08", raw(value)}); }
-std::string tuple(const std::vector<int64_t>& values) {
-  std::string bytes = "(";
-  for (const int64_t value : values) bytes += long_number(value);
-  return bytes + "t";
-}
-std::string storage(const std::string& type, const std::string& key, int64_t numel) {
-  return joined({"(", text("storage"), global("torch", type), text(key), text("cpu"),
-                 long_number(numel), "tQ"});
-}
-const std::string kOrdered = "ccollections\nOrderedDict\n)R";
-std::string tensor(const std::string& from, int64_t offset, const std::vector<int64_t>& size,
-                   const std::vector<int64_t>& stride) {
-  return joined({global("torch._utils", "_rebuild_tensor_v2"), "(", from, long_number(offset),
-                 tuple(size), tuple(stride), "\x89", kOrdered, "tR"});
-}
-std::string program(const std::string& body) { return joined({"\x80\x02", body, "."}); }
-std::string state(const std::vector<std::pair<std::string, std::string>>& entries) {
-  std::string body = kOrdered + "(";
-  for (const auto& [name, value] : entries) body += text(name) + value;
-  return body + "u";
-}
 
 const std::string kSixFloats = raw_all<float>({0, 1, 2, 3, 4, 5});
 

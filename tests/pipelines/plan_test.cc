@@ -95,6 +95,84 @@ TEST_CASE("a contig without bases makes one empty pass") {
   CHECK(passes[0].length() == 0);
 }
 
+TEST_CASE("with a context on both sides a pass ends on the grid too") {
+  const ReadPlan plan{{100, false}, true, {}};
+  const auto extent = [&](int64_t start, int64_t end, const ReadPlan& how) {
+    const std::vector<Pass> passes = plan_reads("c", 1050, Strand::forward, {{0, start, end}}, how);
+    REQUIRE(passes.size() == 1);
+    return std::pair(passes[0].start, passes[0].end);
+  };
+  CHECK(extent(420, 450, plan) == std::pair<int64_t, int64_t>(300, 600));
+  CHECK(extent(400, 500, plan) == std::pair<int64_t, int64_t>(300, 600));
+  CHECK(extent(400, 501, plan) == std::pair<int64_t, int64_t>(300, 700));
+  CHECK(extent(0, 1, plan) == std::pair<int64_t, int64_t>(0, 200));
+  CHECK(extent(900, 950, plan) == std::pair<int64_t, int64_t>(800, 1050));
+  CHECK(extent(0, 1050, plan) == std::pair<int64_t, int64_t>(0, 1050));
+  CHECK(extent(420, 450, {{0, false}, true, {}}) == std::pair<int64_t, int64_t>(420, 450));
+  CHECK(extent(420, 450, {{100, true}, true, {}}) == std::pair<int64_t, int64_t>(0, 1050));
+  CHECK(extent(420, 450, {{INT64_MAX / 2, false}, true, {}}) ==
+        std::pair<int64_t, int64_t>(0, 1050));
+}
+
+TEST_CASE("regions share a pass of two sides only where both its ends are theirs") {
+  const ReadPlan plan{{100, false}, true, {}};
+  for (const Strand strand : {Strand::forward, Strand::reverse}) {
+    const std::vector<Pass> passes = plan_reads(
+        "c", 1000, strand, {{0, 480, 490}, {1, 410, 420}, {2, 410, 520}, {3, 415, 416}}, plan);
+    REQUIRE(passes.size() == 2);
+    const Pass& lower = passes[strand == Strand::forward ? 0 : 1];
+    CHECK(lower.strand == strand);
+    CHECK((lower.start == 300 && lower.end == 600));
+    REQUIRE(lower.segments.size() == 3);
+    CHECK((lower.segments[0].region == 1 && lower.segments[2].region == 0));
+    CHECK(lower.longest_segment == 10);
+  }
+}
+
+TEST_CASE("windows of a pass lie on the contig's grid and cover it once") {
+  std::mt19937 random(17);
+  for (const Windows windows :
+       {Windows{100, 0}, Windows{100, 12}, Windows{100, 99}, Windows{7, 3}, Windows{1, 0}}) {
+    for (const int64_t length : {1, 6, 7, 8, 99, 100, 101, 188, 189, 1000}) {
+      const auto start = static_cast<int64_t>(random() % static_cast<unsigned>(length));
+      const int64_t end = start + 1 + static_cast<int64_t>(random()) % (length - start);
+      const ReadPlan plan{{}, true, windows};
+      const int64_t step = windows.size - windows.overlap;
+      std::vector<Window> whole;
+      const Pass all = plan_reads("c", length, Strand::forward, {{0, 0, length}}, plan).at(0);
+      CHECK((all.start == 0 && all.end == length));
+      for (int64_t i = 0; i < window_count(all, windows); ++i) {
+        whole.push_back(window_at(all, windows, i));
+      }
+      CHECK(static_cast<int64_t>(whole.size()) ==
+            (length <= windows.size ? 1 : (length - windows.size + step - 1) / step + 1));
+      for (const Strand strand : {Strand::forward, Strand::reverse}) {
+        const std::vector<Pass> passes = plan_reads("c", length, strand, {{0, start, end}}, plan);
+        REQUIRE(passes.size() == 1);
+        const Pass& pass = passes[0];
+        const int64_t count = window_count(pass, windows);
+        int64_t at = strand == Strand::forward ? pass.start : pass.end;
+        for (int64_t i = 0; i < count; ++i) {
+          const Window window = window_at(pass, windows, i);
+          REQUIRE(window.start % step == 0);
+          REQUIRE(window.end == std::min(length, window.start + windows.size));
+          REQUIRE((window.start <= window.kept_start && window.kept_end <= window.end));
+          REQUIRE(window.kept_start < window.kept_end);
+          REQUIRE((strand == Strand::forward ? window.kept_start : window.kept_end) == at);
+          at = strand == Strand::forward ? window.kept_end : window.kept_start;
+          // Inside the region the cuts are those of the whole contig.
+          const Window& same = whole.at(static_cast<size_t>(window.start / step));
+          REQUIRE(same.start == window.start);
+          REQUIRE(std::max(start, same.kept_start) == std::max(start, window.kept_start));
+          REQUIRE(std::min(end, same.kept_end) == std::min(end, window.kept_end));
+          REQUIRE((same.kept_start < end && same.kept_end > start));
+        }
+        CHECK(at == (strand == Strand::forward ? pass.end : pass.start));
+      }
+    }
+  }
+}
+
 TEST_CASE("overlapping regions are named, neighbours are fine") {
   const auto region = [](const char* contig, int64_t start, int64_t end) {
     io::Region r;

@@ -7,46 +7,22 @@
 
 #include "io/bases.h"
 #include "kernels/base/error.h"
+#include "tests/pipelines/memory_passes.h"
 #include "tests/random_values.h"
 #include "tests/test_data.h"
 
 namespace chromamba::pipelines {
 namespace {
 
+using tests::from_list;
+using tests::MemoryBases;
 using tests::random_dna;
 using tests::same_bits;
-
-class MemoryBases : public BaseSource {
- public:
-  explicit MemoryBases(std::string bases, int64_t fail_at = -1)
-      : bases_(std::move(bases)), fail_at_(fail_at) {}
-  void read(int64_t start, int64_t n, char* out) override {
-    if (fail_at_ >= 0 && start <= fail_at_ && fail_at_ < start + n) throw DataError("broken here");
-    bases_.copy(out, static_cast<size_t>(n), static_cast<size_t>(start));
-  }
-
- private:
-  std::string bases_;
-  int64_t fail_at_;
-};
+using tests::whole_pass;
 
 const mamba::Model& tiny_model() {
   static const mamba::Model model(mamba::open_checkpoint(tests::test_data() + "/mamba1_long"));
   return model;
-}
-
-PassInput whole_pass(const std::string& name, const std::string& bases, Strand strand,
-                     int64_t fail_at = -1) {
-  const auto n = static_cast<int64_t>(bases.size());
-  return {{name, n, strand, 0, n, {{0, 0, n}}}, std::make_shared<MemoryBases>(bases, fail_at)};
-}
-
-NextPass from_list(std::vector<PassInput> inputs) {
-  auto shared = std::make_shared<std::vector<PassInput>>(std::move(inputs));
-  return [shared, i = size_t{0}]() mutable -> std::optional<PassInput> {
-    if (i == shared->size()) return std::nullopt;
-    return (*shared)[i++];
-  };
 }
 
 // ln p and final hidden rows of every pass, checked to arrive in order and without gaps.
