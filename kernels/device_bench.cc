@@ -11,9 +11,11 @@
 #include "kernels/bench_values.h"
 #include "kernels/causal_conv1d.h"
 #include "kernels/conv_project.h"
+#include "kernels/gated_norm.h"
 #include "kernels/head.h"
 #include "kernels/linear.h"
 #include "kernels/selective_scan.h"
+#include "kernels/ssd_scan.h"
 #include "kernels/token_embedding.h"
 
 namespace chromamba::kernels {
@@ -54,6 +56,15 @@ DeviceBuffer random_buffer(DeviceExec& exec, int64_t n, float mean, float deviat
   return result;
 }
 
+template <typename T>
+DeviceBuffer upload_table(DeviceExec& exec, const std::vector<T>& values) {
+  const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
+  DeviceBuffer buffer(exec, bytes, "tables");
+  copy_to_device(exec, buffer.data(), values.data(), bytes);
+  exec.synchronize();
+  return buffer;
+}
+
 // A batch of equal sequences and everything a scan of it needs.
 class ScanProblem {
  public:
@@ -75,8 +86,8 @@ class ScanProblem {
     }
     args.batch.longest_segment = carried ? kSegmentBases : length;
     const std::vector<DeviceSegment> segments = cut_segments(spans, carried ? 0 : length);
-    spans_ = table(exec, spans);
-    segments_ = table(exec, segments);
+    spans_ = upload_table(exec, spans);
+    segments_ = upload_table(exec, segments);
     xz_ = random_buffer(exec, rows * wide, 0, 1, 1);
     u_ = random_buffer(exec, rows * channels, 0, 1, 2);
     bc_ = random_buffer(exec, rows * 2 * d_state, 0, 1, 3);
@@ -179,29 +190,205 @@ class ScanProblem {
   DeviceSelectiveScanArgs args;
 
  private:
-  template <typename T>
-  static DeviceBuffer table(DeviceExec& exec, const std::vector<T>& values) {
-    const auto bytes = static_cast<int64_t>(values.size() * sizeof(T));
-    DeviceBuffer buffer(exec, bytes, "tables");
-    copy_to_device(exec, buffer.data(), values.data(), bytes);
-    exec.synchronize();
-    return buffer;
-  }
-
   int64_t d_state_;
   DeviceBuffer states_, spans_, segments_, xz_, u_, dt_, bc_, bias_, decay_, skip_, workspace_,
       out_;
 };
 
+// One sequence of a Mamba-2 model and what its convolution, scan and gated norm need.
+class SsdProblem {
+ public:
+  SsdProblem(DeviceExec& exec, const KernelShapes& s, int64_t rows)
+      : element_(dtype_bytes(exec.dtype())) {
+    const int64_t shared = s.groups * s.d_state;
+    mixed = s.d_inner + 2 * shared;
+    wide = s.d_inner + mixed + (s.heads + 15) / 16 * 16;
+    states_ = DeviceBuffer(exec, 4 * state_floats(s.d_inner, s.d_state, s.d_conv, mixed), "states");
+    zero_on_device(exec, states_.data(), states_.bytes());
+    std::vector<DeviceSpan> spans(1);
+    spans[0].length = rows;
+    spans[0].state = states_.as<float>();
+    const std::vector<DeviceSegment> segments = cut_segments(spans);
+    spans_ = upload_table(exec, spans);
+    segments_ = upload_table(exec, segments);
+    zxbcdt = random_buffer(exec, rows * wide, 0, 1, 1);
+    xbc_ = random_buffer(exec, rows * mixed, 0, 1, 2);
+    dt_ = random_buffer(exec, rows * s.heads, 0, 0.3F, 3);
+    // As mamba_ssm initialises them: A uniform in [1, 16], softplus(bias) log-uniform in [0.001, 0.1].
+    std::mt19937 random(4);
+    std::uniform_real_distribution<double> log_step(std::log(0.001), std::log(0.1));
+    std::uniform_real_distribution<float> rate(1, 16);
+    AlignedFloats bias(static_cast<size_t>(s.heads));
+    AlignedFloats decay(bias.size());
+    for (float& value : bias) {
+      value = static_cast<float>(std::log(std::expm1(std::exp(log_step(random)))));
+    }
+    for (float& value : decay) value = -rate(random);
+    bias_ = upload_f32(exec, bias.data(), s.heads, "benchmark data");
+    decay_ = upload_f32(exec, decay.data(), s.heads, "benchmark data");
+    skip_ = random_buffer(exec, s.d_inner, 1, 0.1F, 5, true);
+    scan.batch.spans = spans_.as<const DeviceSpan>();
+    scan.batch.segments = segments_.as<const DeviceSegment>();
+    scan.batch.rows = rows;
+    scan.batch.span_count = 1;
+    scan.batch.segment_count = static_cast<int64_t>(segments.size());
+    scan.heads = s.heads;
+    scan.head_dim = s.d_inner / s.heads;
+    scan.groups = s.groups;
+    scan.d_state = s.d_state;
+    scan.x_LE = xbc_.data();
+    scan.x_stride = mixed;
+    scan.dt_LH = dt_.data();
+    scan.dt_stride = s.heads;
+    scan.dt_bias_H = bias_.as<const float>();
+    scan.A_H = decay_.as<const float>();
+    scan.Bmat_LGN = at(xbc_, s.d_inner);
+    scan.Cmat_LGN = at(xbc_, s.d_inner + shared);
+    scan.bc_stride = mixed;
+    scan.D_E = skip_.as<const float>();
+    scan.state = state_layout(0, s.d_inner, s.d_state, s.d_conv, mixed);
+    workspace_ = DeviceBuffer(
+        exec, 4 * ssd_workspace_floats(scan.batch.segment_count, s.heads, scan.head_dim, s.d_state),
+        "workspace");
+    scan.workspace = workspace_.as<float>();
+    scan.out_LE = at(zxbcdt, s.d_inner);
+    scan.out_stride = wide;
+  }
+
+  // Largest error against the double reference, as a share of the largest value.
+  double error(DeviceExec& exec) {
+    const int64_t rows = scan.batch.rows;
+    const int64_t inner = scan.heads * scan.head_dim;
+    const auto host = [&](const DeviceBuffer& from, int64_t n) {
+      AlignedFloats values(static_cast<size_t>(n));
+      download(exec, from.data(), n, values.data());
+      return values;
+    };
+    const auto host_f32 = [&](const DeviceBuffer& from, int64_t n) {
+      AlignedFloats values(static_cast<size_t>(n));
+      copy_to_host(exec, values.data(), from.data(), 4 * n);
+      exec.synchronize();
+      return values;
+    };
+    const AlignedFloats xbc = host(xbc_, rows * mixed);
+    const AlignedFloats dt = host(dt_, rows * scan.heads);
+    const AlignedFloats bias = host_f32(bias_, scan.heads);
+    const AlignedFloats decay = host_f32(decay_, scan.heads);
+    const AlignedFloats skip = host_f32(skip_, inner);
+    AlignedFloats state(static_cast<size_t>(scan.d_state * inner), 0.0F);
+    AlignedFloats expected(static_cast<size_t>(rows * inner));
+    Exec reference(Backend::reference);
+    ssd_scan(reference, {.length = rows,
+                         .heads = scan.heads,
+                         .head_dim = scan.head_dim,
+                         .groups = scan.groups,
+                         .d_state = scan.d_state,
+                         .x_LE = xbc.data(),
+                         .x_stride = mixed,
+                         .dt_LH = dt.data(),
+                         .dt_stride = scan.heads,
+                         .dt_bias_H = bias.data(),
+                         .A_H = decay.data(),
+                         .Bmat_LGN = xbc.data() + inner,
+                         .Cmat_LGN = xbc.data() + inner + scan.groups * scan.d_state,
+                         .bc_stride = mixed,
+                         .D_E = skip.data(),
+                         .state_NE = state.data(),
+                         .out_LE = expected.data(),
+                         .out_stride = inner});
+    ssd_scan(exec, scan);
+    const AlignedFloats all = host(zxbcdt, rows * wide);
+    AlignedFloats actual;
+    for (int64_t t = 0; t < rows; ++t) {
+      const auto first = all.begin() + t * wide + inner;
+      actual.insert(actual.end(), first, first + inner);
+    }
+    return relative_error(actual, expected);
+  }
+
+  std::byte* at(const DeviceBuffer& buffer, int64_t column) const {
+    return buffer.as<std::byte>() + column * element_;
+  }
+
+  int64_t mixed = 0;    // channels of the convolution
+  int64_t wide = 0;     // of in_proj's rows
+  DeviceBuffer zxbcdt;  // in_proj's rows
+  DeviceSsdScanArgs scan;
+
+ private:
+  int64_t element_;
+  DeviceBuffer states_, spans_, segments_, xbc_, dt_, bias_, decay_, skip_, workspace_;
+};
+
 double allowed_error(const DeviceExec& exec) { return exec.dtype() == DType::f32 ? 1e-5 : 2e-2; }
 
-void verify_scan(DeviceExec& exec, int64_t channels, int64_t d_state, bool carried, double& error) {
-  ScanProblem small(exec, 1, 3 * kSegmentBases + 77, channels, d_state, carried);
-  error = small.error(exec);
+constexpr int64_t kVerifiedRows = 3 * kSegmentBases + 77;
+
+void verify(const DeviceExec& exec, double error) {
   if (!(error <= allowed_error(exec))) {
     throw InternalError("bench: the scan on the GPU differs from its reference by " +
                         std::to_string(error) + " of its largest value");
   }
+}
+
+void verify_scan(DeviceExec& exec, int64_t channels, int64_t d_state, bool carried, double& error) {
+  ScanProblem small(exec, 1, kVerifiedRows, channels, d_state, carried);
+  error = small.error(exec);
+  verify(exec, error);
+}
+
+// What a block of Mamba-2 has between its projections. measure: as in bench_device_kernels.
+template <typename Measure>
+void bench_ssd(DeviceExec& exec, const KernelShapes& s, const Measure& measure) {
+  const int64_t rows = s.rows;
+  const auto count = static_cast<double>(rows);
+  const auto element = static_cast<double>(dtype_bytes(exec.dtype()));
+  double error = 0;
+  {
+    // One head of each group.
+    KernelShapes small = s;
+    small.heads = s.groups;
+    small.d_inner = s.d_inner / s.heads * s.groups;
+    SsdProblem problem(exec, small, kVerifiedRows);
+    error = problem.error(exec);
+    verify(exec, error);
+  }
+  SsdProblem problem(exec, s, rows);
+  const DeviceBuffer weight = random_buffer(exec, s.d_conv * problem.mixed, 0, 0.5F, 6, true);
+  const DeviceBuffer out(exec, rows * problem.mixed * dtype_bytes(exec.dtype()), "benchmark data");
+  DeviceCausalConv1dArgs conv;
+  conv.batch = problem.scan.batch;
+  conv.channels = problem.mixed;
+  conv.taps = s.d_conv;
+  conv.u_LE = problem.at(problem.zxbcdt, s.d_inner);
+  conv.u_stride = problem.wide;
+  conv.weight_KE = weight.as<const float>();
+  conv.state = problem.scan.state;
+  conv.out_LE = out.data();
+  conv.out_stride = problem.mixed;
+  measure("causal_conv1d", dims(rows, problem.mixed),
+          2 * element * count * static_cast<double>(problem.mixed),
+          count * static_cast<double>((2 * s.d_conv + 4) * problem.mixed), std::nan(""),
+          [&] { causal_conv1d(exec, conv); });
+  const auto states = static_cast<double>(s.d_state * s.d_inner);
+  measure("ssd_scan", dims(rows, s.d_inner) + ", N " + std::to_string(s.d_state),
+          count * (element * static_cast<double>(3 * s.d_inner + 3 * s.groups * s.d_state) +
+                   16.0 * states / kSegmentBases),
+          count * 6.0 * states, error, [&] { ssd_scan(exec, problem.scan); });
+  DeviceGatedNormArgs norm;
+  norm.rows = rows;
+  norm.channels = s.d_inner;
+  norm.counted = s.d_inner;
+  norm.y_LE = problem.at(problem.zxbcdt, s.d_inner);
+  norm.y_stride = problem.wide;
+  norm.z_LE = problem.zxbcdt.data();
+  norm.z_stride = problem.wide;
+  norm.weight_E = problem.scan.D_E;
+  norm.out_LE = out.data();
+  norm.out_stride = problem.mixed;
+  measure("gated_norm", dims(rows, s.d_inner), 3 * element * count * static_cast<double>(s.d_inner),
+          12.0 * count * static_cast<double>(s.d_inner), std::nan(""),
+          [&] { gated_norm(exec, norm); });
 }
 
 }  // namespace
@@ -290,6 +477,18 @@ std::vector<KernelTiming> bench_device_kernels(DeviceExec& exec, const KernelSha
                             y_stride});
             });
   };
+  if (s.heads > 0) {
+    const auto stepped = [](int64_t n) { return (n + kSsdStep - 1) / kSsdStep * kSsdStep; };
+    KernelShapes padded_shapes = s;  // as the mixer has them
+    padded_shapes.d_inner = s.heads * stepped(s.d_inner / s.heads);
+    padded_shapes.d_state = stepped(s.d_state);
+    const int64_t heads_width = padded_shapes.d_inner;
+    const int64_t wide = 2 * heads_width + 2 * s.groups * padded_shapes.d_state + stepped(s.heads);
+    product("in_proj", model, wide, model, wide);
+    product("out_proj", heads_width, model, wide, model);
+    bench_ssd(exec, padded_shapes, measure);
+    return timings;
+  }
   product("in_proj", model, 2 * inner, model, 2 * inner);
   const bool fused = conv_project_fits(exec.dtype(), inner, s.d_conv, rank, narrow);
   if (!fused) {

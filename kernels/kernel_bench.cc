@@ -16,9 +16,11 @@
 #include "kernels/base/error.h"
 #include "kernels/bench_values.h"
 #include "kernels/causal_conv1d.h"
+#include "kernels/gated_norm.h"
 #include "kernels/head.h"
 #include "kernels/linear.h"
 #include "kernels/selective_scan.h"
+#include "kernels/ssd_scan.h"
 #include "kernels/token_embedding.h"
 
 namespace chromamba::kernels {
@@ -86,6 +88,57 @@ void bench_linear(Bench& bench, const std::string& name, int64_t rows, int64_t i
       });
 }
 
+// The scan of Mamba-2 and the gated norm after it.
+void bench_ssd(Bench& bench, const KernelShapes& s) {
+  const int64_t rows = s.rows;
+  const int64_t inner = s.d_inner;
+  const int64_t shared = s.groups * s.d_state;
+  const int64_t mixed = inner + 2 * shared;
+  const AlignedFloats xbc = normal_values(rows * mixed, 0, 1, 1);
+  const AlignedFloats dt = normal_values(rows * s.heads, -3, 1, 2);
+  const AlignedFloats decay(static_cast<size_t>(s.heads), -4.0F);
+  const AlignedFloats skip = normal_values(inner, 1, 0.1F, 3);
+  AlignedFloats state(static_cast<size_t>(s.d_state * inner));
+  bench.measure("ssd_scan", dims(rows, inner) + ", N " + std::to_string(s.d_state),
+                4.0 * static_cast<double>(rows * (2 * inner + 2 * shared + s.heads)),
+                6.0 * static_cast<double>(rows * inner * s.d_state), rows * inner,
+                [&](Exec& exec, AlignedFloats& out) {
+                  std::fill(state.begin(), state.end(), 0.5F);
+                  ssd_scan(exec, {.length = rows,
+                                  .heads = s.heads,
+                                  .head_dim = inner / s.heads,
+                                  .groups = s.groups,
+                                  .d_state = s.d_state,
+                                  .x_LE = xbc.data(),
+                                  .x_stride = mixed,
+                                  .dt_LH = dt.data(),
+                                  .dt_stride = s.heads,
+                                  .A_H = decay.data(),
+                                  .Bmat_LGN = xbc.data() + inner,
+                                  .Cmat_LGN = xbc.data() + inner + shared,
+                                  .bc_stride = mixed,
+                                  .D_E = skip.data(),
+                                  .state_NE = state.data(),
+                                  .out_LE = out.data(),
+                                  .out_stride = inner});
+                });
+  const AlignedFloats y = normal_values(rows * inner, 0, 1, 4);
+  const AlignedFloats z = normal_values(rows * inner, 0, 1, 5);
+  bench.measure("gated_norm", dims(rows, inner), 12.0 * static_cast<double>(rows * inner),
+                12.0 * static_cast<double>(rows * inner), rows * inner,
+                [&](Exec& exec, AlignedFloats& out) {
+                  gated_norm(exec, {.length = rows,
+                                    .channels = inner,
+                                    .y_LE = y.data(),
+                                    .y_stride = inner,
+                                    .z_LE = z.data(),
+                                    .z_stride = inner,
+                                    .weight_E = skip.data(),
+                                    .out_LE = out.data(),
+                                    .out_stride = inner});
+                });
+}
+
 }  // namespace
 
 std::vector<KernelTiming> bench_kernels(const KernelShapes& s) {
@@ -125,33 +178,39 @@ std::vector<KernelTiming> bench_kernels(const KernelShapes& s) {
                                     .out_LD = out.data()});
                   });
   }
-  bench_linear(bench, "in_proj", rows, s.d_model, 2 * inner);
-  bench_linear(bench, "x_proj", rows, inner, s.dt_rank + 2 * s.d_state);
-  bench_linear(bench, "dt_proj", rows, s.dt_rank, inner);
+  const bool second = s.heads > 0;  // Mamba-2
+  const int64_t mixed = second ? inner + 2 * s.groups * s.d_state : inner;
+  bench_linear(bench, "in_proj", rows, s.d_model, inner + mixed + s.heads);
+  if (!second) {
+    bench_linear(bench, "x_proj", rows, inner, s.dt_rank + 2 * s.d_state);
+    bench_linear(bench, "dt_proj", rows, s.dt_rank, inner);
+  }
   bench_linear(bench, "out_proj", rows, inner, s.d_model);
   bench_linear(bench, "head", rows, s.d_model, s.vocab_size);
   {
-    const AlignedFloats u = normal_values(rows * inner, 0, 1, 1);
-    const AlignedFloats weight = normal_values(s.d_conv * inner, 0, 0.5F, 2);
-    const AlignedFloats bias = normal_values(inner, 0, 0.5F, 3);
-    AlignedFloats state(static_cast<size_t>(s.d_conv * inner));
-    bench.measure("causal_conv1d", dims(rows, inner), 8.0 * static_cast<double>(rows * inner),
-                  static_cast<double>((2 * s.d_conv + 4) * rows * inner), rows * inner,
+    const AlignedFloats u = normal_values(rows * mixed, 0, 1, 1);
+    const AlignedFloats weight = normal_values(s.d_conv * mixed, 0, 0.5F, 2);
+    const AlignedFloats bias = normal_values(mixed, 0, 0.5F, 3);
+    AlignedFloats state(static_cast<size_t>(s.d_conv * mixed));
+    bench.measure("causal_conv1d", dims(rows, mixed), 8.0 * static_cast<double>(rows * mixed),
+                  static_cast<double>((2 * s.d_conv + 4) * rows * mixed), rows * mixed,
                   [&](Exec& exec, AlignedFloats& out) {
                     std::fill(state.begin(), state.end(), 0.5F);
                     causal_conv1d(exec, {.length = rows,
-                                         .channels = inner,
+                                         .channels = mixed,
                                          .taps = s.d_conv,
                                          .u_LE = u.data(),
-                                         .u_stride = inner,
+                                         .u_stride = mixed,
                                          .weight_KE = weight.data(),
                                          .bias_E = bias.data(),
                                          .state_KE = state.data(),
                                          .out_LE = out.data(),
-                                         .out_stride = inner});
+                                         .out_stride = mixed});
                   });
   }
-  {
+  if (second) {
+    bench_ssd(bench, s);
+  } else {
     const AlignedFloats u = normal_values(rows * inner, 0, 1, 1);
     const AlignedFloats z = normal_values(rows * inner, 0, 1, 2);
     const AlignedFloats dt = normal_values(rows * inner, -3, 1, 3);

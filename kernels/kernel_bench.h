@@ -17,7 +17,9 @@ struct KernelShapes {
   int64_t d_inner = 0;
   int64_t d_state = 0;
   int64_t d_conv = 0;
-  int64_t dt_rank = 0;
+  int64_t dt_rank = 0;  // Mamba-1
+  int64_t heads = 0;    // Mamba-2, else 0
+  int64_t groups = 1;   // Mamba-2
   int64_t vocab_size = 0;
 };
 

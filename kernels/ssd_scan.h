@@ -68,7 +68,15 @@ constexpr int64_t kSsdMostStates = 256;
 //   2  carry over segments: h0[k + 1] = exp(A·ΣΔ)·h0[k] + end[k], one thread a state
 //   3  every segment from its h0: outputs, and the state after the span's last base
 //
-// Spans of one segment each need step 3 only (`workspace` null). Each step's order is fixed by the position in the segment.
+// Spans of one segment each need step 3 only (`workspace` null). Each step's order is fixed by the position in the
+// segment, and segments by the position in the sequence: results depend neither on how it came in nor on what else is in
+// the batch.
+//   f32   the recurrence on the multiply-add units, without TF32 (ssd_scan_f32_cuda.cu)
+//   bf16  tiles of 64 rows as matrix products on the tensor cores (ssd_scan_bf16_cuda.cu); step 1 goes back from the
+//         segment's end and stops where a head's decay has fallen below 2^-17
+// Bytes a base, bf16: step 1 reads 2·E + 2·G·N + 2·H, step 3 as much and 2·G·N more, and writes 2·E; the states between
+// steps 1 and 3 move 16·N·E/512. Every head reads its group's Bmat and Cmat again, from the L2 cache.
+// Flops, bf16: 2·(32·N·H + 2·N·E + 32·E) in step 3, 2·N·E in step 1, products of tiles above the diagonal left out.
 // out may alias x.
 struct DeviceSsdScanArgs {
   DeviceBatch batch;

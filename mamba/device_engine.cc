@@ -36,6 +36,10 @@ constexpr int64_t kGoodBytes = int64_t{2304} << 20;
 constexpr int kLanes = 2;
 // Sequences whose ends may lie in one pass: bounds the tables.
 constexpr int64_t kMostSpans = 4096;
+// Fewer where a mixer's segments are large (Mamba-2's states are eight times Mamba-1's): each span may have one that is
+// not whole, and all of these together get so many bytes. Passes of short reads are then shorter; 256 spans still fill one.
+constexpr int64_t kSpanBytes = int64_t{128} << 20;
+constexpr int64_t kLeastSpans = 256;
 // States are handed out from slabs of about so many bytes.
 constexpr int64_t kSlabBytes = int64_t{8} << 20;
 
@@ -118,6 +122,13 @@ class DeviceEngine::Impl {
       if (i > 0) kernels::connect(stages_[static_cast<size_t>(i - 1)]->exec, stages_.back()->exec);
       upload_model(*stages_.back());
     }
+    int64_t segment_bytes = 1;
+    for (const std::unique_ptr<Stage>& stage : stages_) {
+      for (const Layer& layer : stage->layers) {
+        segment_bytes = std::max(segment_bytes, layer.mixer->workspace_bytes(0, 1));
+      }
+    }
+    most_spans_ = std::clamp(kSpanBytes / segment_bytes, kLeastSpans, kMostSpans);
     if (device.pass_rows > 0) {
       most_rows_ = std::max<int64_t>(1, device.pass_rows / kSegmentBases) * kSegmentBases;
     }
@@ -307,7 +318,7 @@ class DeviceEngine::Impl {
   }
 
   int64_t workspace_bytes(const Stage& stage, int64_t rows) const {
-    const int64_t segments = rows / kSegmentBases + kMostSpans;
+    const int64_t segments = rows / kSegmentBases + most_spans_;
     int64_t bytes = 0;
     for (const Layer& layer : stage.layers) {
       bytes = std::max(bytes, layer.mixer->workspace_bytes(rows, std::min(segments, rows)));
@@ -326,6 +337,7 @@ class DeviceEngine::Impl {
   int64_t stride_;
   int64_t vocab_;
   int64_t most_rows_ = kMostRows;
+  int64_t most_spans_ = kMostSpans;
   std::vector<std::unique_ptr<Stage>> stages_;
   std::vector<std::unique_ptr<Lane>>
       lanes_;  // kLanes for each stage: a pass is at one stage at a time
@@ -811,7 +823,7 @@ void DeviceEngine::Impl::forward(std::span<Chunk> chunks, const std::function<vo
       int64_t first = -static_cast<int64_t>(chunk.state->device->tail.size());
       while (first < chunk.length) {
         int64_t room = most_rows_ - lane->rows;
-        if (static_cast<int64_t>(lane->pieces.size()) == kMostSpans) room = 0;
+        if (static_cast<int64_t>(lane->pieces.size()) == most_spans_) room = 0;
         int64_t rows = chunk.length - first;
         if (rows > room) {
           const int64_t position = chunk.state->position + first;

@@ -52,6 +52,8 @@ kernels::KernelShapes kernel_shapes(const mamba::ModelConfig& config, int64_t ro
           .d_state = config.d_state,
           .d_conv = config.d_conv,
           .dt_rank = config.dt_rank,
+          .heads = config.n_heads,
+          .groups = config.n_groups,
           .vocab_size = config.vocab_size};
 }
 
@@ -201,10 +203,8 @@ nlohmann::json run_benchmark(const BenchOptions& options, const mamba::Model& mo
 
   kernels::MachineCeilings ceilings = kernels::measure_ceilings(options.threads);
   const kernels::MachineCeilings one_thread = kernels::measure_ceilings(1);
-  std::vector<kernels::KernelTiming> timings;
-  if (config.mixer == mamba::MixerKind::mamba1) {
-    timings = kernels::bench_kernels(kernel_shapes(config, mamba::kTileRows));
-  }
+  const std::vector<kernels::KernelTiming> timings =
+      kernels::bench_kernels(kernel_shapes(config, mamba::kTileRows));
   report["kernels"] = kernel_rows(timings, one_thread, "percent_of_sgemm");
 
   const std::string bases = random_bases(options.bases);
@@ -276,11 +276,8 @@ nlohmann::json run_device_benchmark(const BenchOptions& options, const mamba::Mo
                                  {"milliseconds", scan.seconds * 1e3},
                                  {"updates_per_s", scan.updates_per_s}});
     }
-    std::vector<kernels::KernelTiming> timings;
-    if (config.mixer == mamba::MixerKind::mamba1) {
-      timings = kernels::bench_device_kernels(
-          exec, kernel_shapes(config, std::min<int64_t>(options.bases, 1 << 20)));
-    }
+    const std::vector<kernels::KernelTiming> timings = kernels::bench_device_kernels(
+        exec, kernel_shapes(config, std::min<int64_t>(options.bases, 1 << 20)));
     report["kernels"] = kernel_rows(timings, ceilings, "percent_of_gemm");
   }
 
