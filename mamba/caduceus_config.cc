@@ -167,6 +167,13 @@ void require_agreement(const Keys& keys, const TensorStore& tensors, const Model
               ", but the weights, with a tensor " + quote(mixer->name) + ", are those of a model " +
               (wrapped ? "that is reverse-complement equivariant" : "that is not"));
   }
+  // The norms have wrappers where they are not fused. Plain ones are run either way.
+  const TensorInfo* norm = find_part(tensors, model.backbone + "layers.0.norm.submodule.");
+  if (norm != nullptr && model.rcps_swaps) {
+    keys.fail("key 'fused_add_norm' is true or missing, but the weights, with a tensor " +
+              quote(norm->name) +
+              ", are those of a model without; the two are different functions");
+  }
   if (model.rcps && model.complement.empty()) {
     keys.fail(
         "key 'complement_map' is missing: a model with 'rcps' needs it, or a tensor of that name");

@@ -346,6 +346,15 @@ TEST_CASE("rcps goes with wrapped mixers and a map of complements") {
                  "key 'rcps' is true, but the weights, with a tensor "
                  "'backbone.layers.0.mixer.mamba_fwd.D', are"));
 
+  Tensors unfused = wrapped;
+  unfused.floats["caduceus.backbone.layers.0.norm.submodule.weight"] = {1};
+  CHECK(contains(failure(equivariant(), unfused),
+                 "key 'fused_add_norm' is true or missing, but the weights, with a tensor "
+                 "'caduceus.backbone.layers.0.norm.submodule.weight', are"));
+  json separate = equivariant();
+  separate["fused_add_norm"] = false;
+  CHECK(parse(separate, unfused).block_norm == "norm.submodule");
+
   CHECK(contains(failure(with("/rcps", true)),
                  "key 'complement_map' is missing: a model with 'rcps'"));
   CHECK(parse(with("/rcps", true), {{}, {{"lm_head.complement_map", {0, 1, 2, 3}}}}).rcps);
