@@ -72,7 +72,8 @@ void use_rows(const mamba::Model& model) {
                           : "; no --mask-stride, since the vocabulary has no mask token"));
   }
   row("embed", "yes: layers 0 to " + std::to_string(config.n_layer) + ", and final");
-  row("strands", std::string("forward, reverse, both") + (config.rcps ? ", mean" : ""));
+  row("strands", std::string("forward, reverse, both, mean") +
+                     (config.rcps ? " of embeddings; a likelihood has both" : ""));
 }
 
 }  // namespace

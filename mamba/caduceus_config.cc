@@ -151,11 +151,33 @@ void find_names(const TensorStore& tensors, ModelConfig& model) {
   model.head_name = root + choose(root, "lm_head.lm_head.weight", "lm_head.weight", model.rcps);
   model.block_norm = norm(block, "norm");
   model.final_norm = norm(model.backbone, "norm_f");
-  const bool wrapped_mixer =
-      layer == nullptr ? model.rcps : find_part(tensors, block + "mixer.submodule.") != nullptr;
-  model.mixer_prefix = wrapped_mixer ? "mixer.submodule." : "mixer.";
+  model.mixer_prefix = model.rcps ? "mixer.submodule." : "mixer.";
   model.forward_prefix = "mamba_fwd.";
   if (model.directions != Directions::forward) model.reverse_prefix = "mamba_rev.";
+}
+
+// The published code saves a mixer with a wrapper around it where rcps is set, and nowhere else; and it
+// cannot make an RC-equivariant model without its map of complements.
+void require_agreement(const Keys& keys, const TensorStore& tensors, const ModelConfig& model) {
+  const TensorInfo* mixer = find_part(tensors, model.backbone + "layers.0.mixer.");
+  const bool wrapped = mixer != nullptr &&
+                       find_part(tensors, model.backbone + "layers.0.mixer.submodule.") != nullptr;
+  if (mixer != nullptr && wrapped != model.rcps) {
+    keys.fail(std::string("key 'rcps' is ") + (model.rcps ? "true" : "false or missing") +
+              ", but the weights, with a tensor " + quote(mixer->name) + ", are those of a model " +
+              (wrapped ? "that is reverse-complement equivariant" : "that is not"));
+  }
+  // The norms have wrappers where they are not fused. Plain ones are run either way.
+  const TensorInfo* norm = find_part(tensors, model.backbone + "layers.0.norm.submodule.");
+  if (norm != nullptr && model.rcps_swaps) {
+    keys.fail("key 'fused_add_norm' is true or missing, but the weights, with a tensor " +
+              quote(norm->name) +
+              ", are those of a model without; the two are different functions");
+  }
+  if (model.rcps && model.complement.empty()) {
+    keys.fail(
+        "key 'complement_map' is missing: a model with 'rcps' needs it, or a tensor of that name");
+  }
 }
 
 }  // namespace
@@ -189,6 +211,7 @@ void parse_caduceus(const Keys& keys, const Keys& ssm, const TensorStore& tensor
   model.complement = parse_complement(keys, tensors, model.vocab_size);
   parse_ssm(ssm, tensors, model);
   find_names(tensors, model);
+  require_agreement(keys, tensors, model);
 }
 
 }  // namespace chromamba::mamba

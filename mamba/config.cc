@@ -2,7 +2,6 @@
 
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <tuple>
 
 #include "kernels/base/error.h"
 #include "mamba/byte_source.h"
@@ -114,8 +113,7 @@ void parse_hf_mamba2(const Keys& keys, ModelConfig& model) {
                    std::to_string(model.d_inner) + " (expand times hidden_size)");
   }
   set_heads(keys, "head_dim", "n_groups", model);
-  std::tie(model.dt_min, model.dt_max) =
-      keys.range("time_step_limit", {model.dt_min, model.dt_max});
+  set_dt_limits(keys, "time_step_limit", model);
   model.gated_norm_groups = 1;
   model.gated_norm_eps = model.norm_eps;
 }

@@ -1,8 +1,8 @@
 #include "mamba/ssm_config.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <tuple>
 
 #include "mamba/byte_source.h"
 
@@ -41,6 +41,13 @@ void set_heads(const Keys& keys, const char* head_key, const char* group_key, Mo
     keys.wrong(group_key, json(model.n_groups),
                "a divisor of the number of heads " + std::to_string(model.n_heads));
   }
+}
+
+void set_dt_limits(const Keys& keys, const char* key, ModelConfig& model) {
+  const auto [low, high] = keys.range(key, {model.dt_min, model.dt_max});
+  if (high < 0.0) keys.wrong(key, *keys.find(key), "an upper limit of at least 0");
+  model.dt_min = std::max(low, 0.0);  // softplus has no values below
+  model.dt_max = high;
 }
 
 namespace {
@@ -128,7 +135,7 @@ void parse_ssm(const Keys& ssm, const TensorStore& tensors, ModelConfig& model) 
   model.D_per_channel = ssm.boolean("D_has_hdim", false);
   model.gated_norm = ssm.boolean("rmsnorm", true);
   model.norm_before_gate = ssm.boolean("norm_before_gate", false);
-  std::tie(model.dt_min, model.dt_max) = ssm.range("dt_limit", {model.dt_min, model.dt_max});
+  set_dt_limits(ssm, "dt_limit", model);
   model.gated_norm_groups = model.n_groups;
   model.gated_norm_eps = 1e-5;  // the class fixes it
 }

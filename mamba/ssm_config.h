@@ -23,4 +23,7 @@ void set_inner(const Keys& keys, ModelConfig& model);
 // n_heads from d_inner and head_dim; n_groups is known.
 void set_heads(const Keys& keys, const char* head_key, const char* group_key, ModelConfig& model);
 
+// dt_min and dt_max, neither below 0.
+void set_dt_limits(const Keys& keys, const char* key, ModelConfig& model);
+
 }  // namespace chromamba::mamba

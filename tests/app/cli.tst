@@ -527,6 +527,7 @@ info of a checkpoint
   out ^family	mamba_ssm, Mamba-1$
   out ^objective	causal \(next base\)$
   out ^rc_equivariant	no$
+  out ^strands	forward, reverse, both, mean$
 info of Caduceus
   $ chromamba info $models/caduceus_ph
   out ^family	caduceus, Mamba-1, both directions \(add, tied\)$
@@ -538,7 +539,7 @@ info of Caduceus, reverse-complement equivariant
   out ^family	caduceus, Mamba-1, both directions \(add, tied\), reverse-complement equivariant$
   out ^rc_equivariant	yes$
   out ^trained_bases	131072$
-  out ^strands	forward, reverse, both, mean$
+  out ^strands	forward, reverse, both, mean of embeddings; a likelihood has both$
 config.json of a hybrid
   $ chromamba info $models/hybrid
   exit 1

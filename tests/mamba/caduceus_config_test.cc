@@ -91,6 +91,12 @@ json with(const std::string& pointer, const json& value) {
   return config;
 }
 
+json equivariant() {
+  json config = with("/rcps", true);
+  config["complement_map"] = map_of(kDna);
+  return config;
+}
+
 TEST_CASE("the configuration of caduceus-ph 131k D256 x 16") {
   const ModelConfig model =
       parse(published(256, 16, false),
@@ -260,7 +266,7 @@ TEST_CASE("defaults of the published code") {
   CHECK(model.embedding_name == "caduceus.backbone.embeddings.word_embeddings.weight");
   CHECK(model.head_name == "lm_head.weight");
   CHECK(model.mixer_prefix == "mixer.");
-  CHECK(parse(with("/rcps", true)).rcps_swaps);
+  CHECK(parse(equivariant()).rcps_swaps);
   CHECK(parse(with("/complement_map", nullptr)).complement.empty());
 }
 
@@ -283,8 +289,8 @@ TEST_CASE("directions and what they share") {
                    "key '" + std::string(key) + "' is '\"yes\"', expected true or false"));
   }
   CHECK_FALSE(parse(with("/tie_word_embeddings", false)).tie_embeddings);
-  json tied = with("/tie_word_embeddings", false);
-  tied["rcps"] = true;
+  json tied = equivariant();
+  tied["tie_word_embeddings"] = false;
   CHECK(parse(tied).tie_embeddings);
 }
 
@@ -294,13 +300,16 @@ TEST_CASE("a Caduceus model is known by its type, its tensors or its keys") {
   CHECK(parse(plain).family == "mamba_ssm");
   CHECK(parse(plain, {{{"backbone.layers.1.mixer.mamba_fwd.D", {1}}}, {}}).family == "caduceus");
   CHECK(parse(plain, {{{"layers.1.mixer.submodule.mamba_fwd.D", {1}}}, {}}).family == "caduceus");
-  plain["rcps"] = true;
+  plain["bidirectional"] = true;
   CHECK(parse(plain).family == "caduceus");
+  plain.erase("bidirectional");
+  plain["rcps"] = true;
+  CHECK(contains(failure(plain), "'complement_map' is missing"));  // of a Caduceus model
 }
 
 TEST_CASE("names of wrapped and bare models follow the tensors") {
   // Unfused norms of an RC-equivariant model have a wrapper of their own.
-  json unfused = with("/rcps", true);
+  json unfused = equivariant();
   unfused["fused_add_norm"] = false;
   const ModelConfig wrapped = parse(unfused);
   CHECK_FALSE(wrapped.rcps_swaps);
@@ -324,9 +333,31 @@ TEST_CASE("names of wrapped and bare models follow the tensors") {
       parse(kSmall, {{{"model.caduceus.backbone.layers.0.mixer.mamba_fwd.D", {1}}}, {}});
   CHECK(trainer.backbone == "model.caduceus.backbone.");
   CHECK(trainer.head_name == "model.lm_head.weight");
-  // Wrapped names though the configuration does not ask for them: the loader finds the tensors.
-  CHECK(parse(kSmall, {{{"caduceus.backbone.layers.0.mixer.submodule.mamba_fwd.D", {1}}}, {}})
-            .mixer_prefix == "mixer.submodule.");
+}
+
+TEST_CASE("rcps goes with wrapped mixers and a map of complements") {
+  const Tensors wrapped = {{{"caduceus.backbone.layers.0.mixer.submodule.mamba_fwd.D", {1}}}, {}};
+  const Tensors plain = {{{"backbone.layers.0.mixer.mamba_fwd.D", {1}}}, {}};
+  CHECK(parse(equivariant(), wrapped).mixer_prefix == "mixer.submodule.");
+  CHECK(contains(failure(kSmall, wrapped),
+                 "key 'rcps' is false or missing, but the weights, with a tensor "
+                 "'caduceus.backbone.layers.0.mixer.submodule.mamba_fwd.D', are"));
+  CHECK(contains(failure(equivariant(), plain),
+                 "key 'rcps' is true, but the weights, with a tensor "
+                 "'backbone.layers.0.mixer.mamba_fwd.D', are"));
+
+  Tensors unfused = wrapped;
+  unfused.floats["caduceus.backbone.layers.0.norm.submodule.weight"] = {1};
+  CHECK(contains(failure(equivariant(), unfused),
+                 "key 'fused_add_norm' is true or missing, but the weights, with a tensor "
+                 "'caduceus.backbone.layers.0.norm.submodule.weight', are"));
+  json separate = equivariant();
+  separate["fused_add_norm"] = false;
+  CHECK(parse(separate, unfused).block_norm == "norm.submodule");
+
+  CHECK(contains(failure(with("/rcps", true)),
+                 "key 'complement_map' is missing: a model with 'rcps'"));
+  CHECK(parse(with("/rcps", true), {{}, {{"lm_head.complement_map", {0, 1, 2, 3}}}}).rcps);
 }
 
 TEST_CASE("complement_map: the key, the buffers, both") {

@@ -174,10 +174,14 @@ TEST_CASE("mamba_ssm settings and defaults of Mamba-2") {
   CHECK(contains(refused(R"(,"headdim":"64")"), "'ssm_cfg.headdim'"));
   CHECK(contains(refused(R"(,"D_has_hdim":1)"), "'ssm_cfg.D_has_hdim'"));
   for (const char* limit : {"7", "[0]", "[0,1,2]", R"([0,"Infinity"])", "[Infinity,Infinity]",
-                            "[0,NaN]", "[1,0.5]", "[0,-Infinity]"}) {
+                            "[0,NaN]", "[1,0.5]", "[0,-Infinity]", "[-2,-1]"}) {
     CAPTURE(limit);
     CHECK(contains(refused(std::string(R"(,"dt_limit":)") + limit), "'ssm_cfg.dt_limit' is '"));
   }
+  // What lies below all steps limits none.
+  CHECK(parse(base + R"(,"dt_limit":[-1,2]}})").dt_min == 0.0);
+  CHECK(parse(base + R"(,"dt_limit":[{"__float__":"-Infinity"},2]}})").dt_min == 0.0);
+  CHECK(parse(base + R"(,"dt_limit":[0,0]}})").dt_max == 0.0);
 }
 
 TEST_CASE("Mamba-1 or Mamba-2: the layer key, else the tensors") {
