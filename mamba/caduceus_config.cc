@@ -208,6 +208,10 @@ void parse_caduceus(const Keys& keys, const Keys& ssm, const TensorStore& tensor
   model.rcps_swaps = keys.boolean("fused_add_norm", true) && model.rcps;
   // The published tie_weights() asks Transformers' key only where the head is a plain one.
   model.tie_embeddings = keys.boolean("tie_word_embeddings", true) || model.rcps;
+  if (model.rcps && model.d_model % 2 != 0) {
+    keys.wrong("d_model", nlohmann::json(model.d_model),
+               "an even width: 'rcps' is set, and no published model of that kind has an odd one");
+  }
   model.complement = parse_complement(keys, tensors, model.vocab_size);
   parse_ssm(ssm, tensors, model);
   find_names(tensors, model);

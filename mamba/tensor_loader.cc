@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <map>
 #include <new>
 #include <set>
 #include <string_view>
@@ -38,10 +39,20 @@ TensorLoader TensorLoader::scope(const std::string& prefix) const {
 }
 
 const TensorInfo* TensorLoader::resolve(const std::string& name) const {
-  const std::string full = prefix_ + name;
-  if (const TensorInfo* info = books_->store.find(full); info != nullptr) return info;
-  const auto alias = books_->store.metadata().find(full);
-  return alias == books_->store.metadata().end() ? nullptr : books_->store.find(alias->second);
+  const std::map<std::string, std::string>& aliases = books_->store.metadata();
+  std::string at = prefix_ + name;
+  std::set<std::string> seen;
+  while (true) {
+    if (const TensorInfo* info = books_->store.find(at); info != nullptr) return info;
+    const auto alias = aliases.find(at);
+    if (alias == aliases.end()) return nullptr;
+    if (!seen.insert(at).second) {
+      throw DataError(books_->where + ": tensor " + quote(prefix_ + name) +
+                      " is missing, and its alias in __metadata__ leads in a circle by way of " +
+                      quote(at));
+    }
+    at = alias->second;
+  }
 }
 
 bool TensorLoader::has(const std::string& name) const { return resolve(name) != nullptr; }

@@ -7,7 +7,7 @@
 //   tensors.finish();
 //
 // Shapes are compared before anything is allocated, so a configuration that asks for absurd sizes
-// fails on the file's real ones. A name that the file lacks is looked up once in its metadata,
+// fails on the file's real ones. A name that the file lacks is looked up in its metadata,
 // where safetensors files note under which other name a shared tensor was stored. One thread.
 #pragma once
 

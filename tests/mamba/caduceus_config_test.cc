@@ -355,6 +355,9 @@ TEST_CASE("rcps goes with wrapped mixers and a map of complements") {
   separate["fused_add_norm"] = false;
   CHECK(parse(separate, unfused).block_norm == "norm.submodule");
 
+  json odd = equivariant();
+  odd["d_model"] = 49;
+  CHECK(contains(failure(odd, wrapped), "'d_model' is '49', expected an even width"));
   CHECK(contains(failure(with("/rcps", true)),
                  "key 'complement_map' is missing: a model with 'rcps'"));
   CHECK(parse(with("/rcps", true), {{}, {{"lm_head.complement_map", {0, 1, 2, 3}}}}).rcps);

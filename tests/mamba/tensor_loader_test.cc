@@ -108,6 +108,16 @@ TEST_CASE("an alias in the metadata stands for a missing tensor") {
   CHECK(loader.take("e", {2}) == loader.take("h", {2}));
   CHECK(loader.parameter_count() == 2);
   CHECK_NOTHROW(loader.finish());
+
+  const std::string chain =
+      float_file({{"e", {2}}}, R"({"g":"h","h":"e","a":"a","b":"c","c":"b"})");
+  const auto chained = open_safetensors_memory(as_bytes(chain), "weights");
+  TensorLoader follower(*chained, "model");
+  CHECK(follower.take("g", {2}) == follower.take("e", {2}));
+  CHECK(contains(data_error([&] { follower.take("a", {2}); }),
+                 "tensor 'a' is missing, and its alias"));
+  CHECK(contains(data_error([&] { follower.take_tied("x", "b", {2}); }),
+                 "in a circle by way of 'b'"));
 }
 
 TEST_CASE("weights are finite floats") {
