@@ -8,7 +8,7 @@
 
 namespace chromamba::mamba {
 
-// Threads may use one at a time, on bytes that do not overlap. Contents are undefined until written.
+// Several threads may use one at the same time, on bytes that do not overlap. Contents are undefined until written.
 class Store {
  public:
   Store() = default;
