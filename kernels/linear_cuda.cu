@@ -82,6 +82,13 @@ std::shared_ptr<LinearPlan> make_plan(const DeviceExec::Impl& exec, const Device
                                        &workspace, sizeof workspace);
   cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
                                        &reductions, sizeof reductions);
+  // Rows begin anywhere in a buffer: 16 bytes is all that their addresses share.
+  const uint32_t alignment = 16;
+  for (const cublasLtMatmulPreferenceAttributes_t operand :
+       {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+    cublasLtMatmulPreferenceSetAttribute(preference, operand, &alignment, sizeof alignment);
+  }
   cublasLtMatmulHeuristicResult_t result{};
   int found = 0;
   const cublasStatus_t status =

@@ -152,7 +152,8 @@ HWY_INLINE V softplus(D d, V x) {
   p = hn::MulAdd(p, q, hn::Set(d, 2.0F / 5.0F));
   p = hn::MulAdd(p, q, hn::Set(d, 2.0F / 3.0F));
   p = hn::MulAdd(p, q, hn::Set(d, 2.0F));
-  return hn::MulAdd(s, p, hn::Max(x, hn::Zero(d)));
+  // In this order of the operands what is not a number stays so, where the maximum gives the second one.
+  return hn::MulAdd(s, p, hn::Max(hn::Zero(d), x));
 }
 
 }  // namespace chromamba::kernels::HWY_NAMESPACE

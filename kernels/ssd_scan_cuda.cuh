@@ -30,7 +30,9 @@ __device__ __forceinline__ float ssd_time_step(const DeviceSsdScanArgs& args, fl
                                                float bias) {
   const float x = dt + bias;
   const float soft = fmaxf(x, 0.0F) + log1pf(expf(-fabsf(x)));
-  return fminf(fmaxf(soft, args.dt_min), args.dt_max);
+  // fminf and fmaxf would turn what is not a number into a limit.
+  const float risen = soft < args.dt_min ? args.dt_min : soft;
+  return risen > args.dt_max ? args.dt_max : risen;
 }
 
 // [N, E] before the segment's first base.

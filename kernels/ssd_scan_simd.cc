@@ -123,7 +123,8 @@ void SsdScan(const SsdScanArgs& args) {
       for (int64_t r = 0; r < rows; ++r) {
         const float* dt = args.dt_LH + (first + r * step) * args.dt_stride + h0;
         const V soft = softplus(d, hn::Add(load_n(d, dt, count), bias));
-        const V time_step = hn::Min(hn::Max(soft, least), most);
+        // In this order of the operands what is not a number stays so, where minimum and maximum give the second one.
+        const V time_step = hn::Min(most, hn::Max(least, soft));
         hn::Store(time_step, d, delta + r * kMaxLanes);
         hn::Store(exp2_product_minus_one(d, hn::Mul(time_step, log2e), decay), d,
                   loss + r * kMaxLanes);

@@ -30,7 +30,8 @@ using kernels::kSegmentBases;
 using kernels::PinnedBuffer;
 
 constexpr int kLanes = 2;
-// Rows of a pass: as many as fit kGoodBytes with everything but the rows between sweeps, and --memory.
+// Rows of a pass: as many as fit kGoodBytes with everything but the rows between sweeps, --memory, and a block (what the
+// host has for rows on their way is planned by that).
 constexpr int64_t kMostRows = 131072;
 constexpr int64_t kGoodBytes = int64_t{2304} << 20;
 // Sequences that a pass may hold pieces of, and the memory for their states.
@@ -116,7 +117,7 @@ class DeviceSweeps : public SweepEngine::Backend {
       } catch (
           const Error&) {  // NOLINT(bugprone-empty-catch): the first failure is the one to report
       }
-      for (const std::unique_ptr<Lane>& lane : lanes_) lane->busy = false;
+      for (const std::unique_ptr<Lane>& lane : lanes_) lane->busy = lane->saves = false;
       throw;
     }
     if (store_ && store_->memory() == nullptr) store_.reset();  // its room goes back to the disk
@@ -242,7 +243,8 @@ class DeviceSweeps : public SweepEngine::Backend {
   int64_t bytes_in_use() const { return exec_.bytes_in_use() + second_.bytes_in_use(); }
 
   void plan_rows(int64_t fixed) {
-    if (fixed > 0) pass_rows_ = std::max<int64_t>(1, fixed / kSegmentBases) * kSegmentBases;
+    const int64_t wanted = fixed > 0 ? fixed : std::min(memory_.block_rows, kMostRows);
+    pass_rows_ = std::max<int64_t>(1, wanted / kSegmentBases) * kSegmentBases;
     const int64_t weights = bytes_in_use();
     // Where rows lie on the host a lane has room for its pass's.
     const auto needed = [&](int64_t rows) {
@@ -330,8 +332,8 @@ class DeviceSweeps : public SweepEngine::Backend {
     }
     for (const std::unique_ptr<Lane>& lane : lanes_) {
       if (lane->residual.bytes() == 0) {
-        lane->residual = DeviceBuffer(lane->exec, pass_rows_ * stride_ * 4, "activations");
         lane->half = DeviceBuffer(lane->exec, pass_rows_ * half_width_ * element_, "activations");
+        lane->residual = DeviceBuffer(lane->exec, pass_rows_ * stride_ * 4, "activations");
       }
       if (store_->memory() == nullptr && lane->staged.bytes() == 0) {
         lane->staged = PinnedBuffer(std::max(pass_rows_ * row_bytes(), 2 * staged_results()));

@@ -117,7 +117,7 @@ struct MixerOptions {
   // Of the mixer that has the same in_proj and out_proj; each tensor may be stored under either name.
   std::string shares;
   bool shared = false;
-  // The channels of D run backwards: the columns of in_proj, the rows of out_proj (rcps.h).
+  // The channels of D run backwards: the columns of in_proj, the rows of out_proj (model.h).
   bool flipped_width = false;
 };
 

@@ -8,7 +8,7 @@
 
 namespace chromamba::mamba {
 
-// Several threads may use it at once, on bytes that do not overlap. Contents are undefined until written.
+// Several threads may use one at the same time, on bytes that do not overlap. Contents are undefined until written.
 class Store {
  public:
   Store() = default;

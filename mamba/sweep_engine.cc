@@ -499,6 +499,7 @@ int64_t SweepEngine::workspace_bytes(const Model& model, const ComputeDevice& de
       block_rows * ((wanted.layer ? kFloat * hidden_width(model, wanted.halves) : 0) +
                     (wanted.logits ? kFloat * vocab : 0) + 8);
   const int64_t blocks = kBlocks * block_rows * (store_bytes(model, device) + 4);
+  // On a GPU two passes under way take less than that: rows that are staged, and results.
   if (device.cuda) return results + blocks;
   return results + blocks +
          threads * kFloat *

@@ -3,9 +3,9 @@
 // A bidirectional layer needs the whole of the layer before it, so a sequence goes layer by layer and not chunk by
 // chunk. A sweep walks the sequence once from one end to the other, carrying the state, with two half layers: it finishes
 // layer k, whose other direction the sweep before has left behind, and begins layer k + 1 in the same direction. n layers
-// are n + 1 sweeps, in turns forward and reverse. Between sweeps a base is two rows of D, the residual stream and the half
-// layer's output, in a store: memory, or a file where there are more bases than memory allows. Blocks of a sweep are
-// loaded and stored beside the computing.
+// are n + 1 sweeps, in turns forward and reverse. Between sweeps a base is two rows, of the residual stream [D] and of the
+// half layer's output ([D]; on a GPU [E] where both directions share out_proj), in a store: memory, or a file where there
+// are more bases than memory allows. Blocks of a sweep are loaded and stored beside the computing.
 //
 // RC-equivariant models (model.h) run both strands as two sequences and join them in the end.
 //
@@ -34,7 +34,9 @@ enum class Halves {
 };
 
 struct SweepWanted {
-  std::optional<int64_t> layer;  // hidden rows of this layer (engine.h numbers them)
+  // Hidden rows of this layer (engine.h numbers them); with ln p or logits only n_layer or the final one, for rows of
+  // one layer are kept.
+  std::optional<int64_t> layer;
   Halves halves = Halves::both;
   bool log_likelihood = false;
   bool logits = false;
@@ -50,7 +52,7 @@ struct SweepRows {
       nullptr;  // [length] ln p(target), NaN where the target is N or negative
 };
 
-// All callbacks run on the thread that called run().
+// These callbacks run on the thread that called run().
 struct SweepSequence {
   int64_t length = 0;
   // Tokens [start, start + count); asked for several times, in any order.
@@ -62,7 +64,7 @@ struct SweepSequence {
 };
 
 struct SweepMemory {
-  int64_t block_rows = 65536;  // bases that a block has at most, on the CPU
+  int64_t block_rows = 65536;  // bases that a block has at most; a GPU may take fewer
   int64_t rows_bytes = 0;      // of rows that may lie in memory; beyond, `scratch` makes a store
   MakeStore scratch;
   // Of rows that may lie on a GPU, where ComputeDevice::memory has room; beyond, they lie on the host.
@@ -75,8 +77,9 @@ class SweepEngine {
   SweepEngine(const Model& model, const ComputeDevice& device, int threads, SweepMemory memory);
   ~SweepEngine();
 
-  // Computes the sequences and hands their results over, one after the other. `poll` is called now and
-  // then and may throw. DataError when a wanted log-likelihood is not finite.
+  // Computes the sequences and hands their results over, one after the other. `poll` is called by any worker before each
+  // tile (on a GPU: before each pass), by several at a time, and may throw. DataError when a
+  // wanted log-likelihood is not finite.
   void run(std::span<SweepSequence> sequences, const SweepWanted& wanted,
            const std::function<void()>& poll = {});
 

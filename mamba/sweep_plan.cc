@@ -109,8 +109,12 @@ int64_t device_half_width(const Model& model) {
 int64_t layers_wanted(const Model& model, const SweepWanted& wanted) {
   const int64_t n_layer = model.config().n_layer;
   const bool head = wanted.log_likelihood || wanted.logits;
-  if (head || !wanted.layer || *wanted.layer == kFinalLayer) return n_layer;
+  if (!wanted.layer || *wanted.layer == kFinalLayer) return n_layer;
   if (*wanted.layer < 0 || *wanted.layer > n_layer) throw InternalError("no such layer");
+  if (head && *wanted.layer < n_layer) {
+    throw InternalError("rows of layer " + std::to_string(*wanted.layer) +
+                        " with results of the head: a run keeps the rows of one layer");
+  }
   return *wanted.layer;
 }
 

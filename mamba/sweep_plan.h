@@ -75,7 +75,7 @@ std::vector<SweepBlock> cut_blocks(std::span<const StrandRun> runs, std::span<co
 // Elements of the device's rows of half a layer: of E where the directions share out_proj (mixer.h), else of D.
 int64_t device_half_width(const Model& model);
 
-// How many layers the results need.
+// How many layers the results need. InternalError for a layer that is not there when the results are handed over.
 int64_t layers_wanted(const Model& model, const SweepWanted& wanted);
 
 // Hidden rows of `count` bases from those of x (f, ascending) and of RC(x) (g, of the same bases: row i of the bases is

@@ -85,6 +85,7 @@ class ModelTimer {
       engine_ = std::make_unique<mamba::Engine>(model, options.device, options.threads);
     } else {
       mamba::SweepMemory memory;
+      memory.block_rows = default_chunk_size(options.device);
       memory.rows_bytes = int64_t{64} << 30;  // what is measured is to fit
       sweeps_ = std::make_unique<mamba::SweepEngine>(model, options.device, options.threads,
                                                      std::move(memory));

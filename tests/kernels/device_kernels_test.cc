@@ -3,6 +3,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/add_norm.h"
 #include "kernels/conv_project.h"
 #include "kernels/head.h"
 #include "kernels/linear.h"
@@ -486,6 +487,22 @@ TEST_CASE("GPU head: ln p, logits and the whole distribution from the residual s
               const AlignedFloats actual = down(out, kRows);
               const AlignedFloats actual_all = down(all, kRows * vocab);
               const AlignedFloats actual_logits = down(logits, kRows * vocab);
+              // The other strand's logits, of the rows in reverse order, are added to these.
+              const AlignedFloats mirror = random_values(kRows * vocab, 9);
+              const DeviceBuffer device_mirror =
+                  upload_f32(exec, mirror.data(), kRows * vocab, "a test");
+              args.mirror_logits_LV = device_mirror.as<const float>();
+              head_log_likelihood(exec, args);
+              const AlignedFloats joined = down(logits, kRows * vocab);
+              bool adds = true;
+              for (int64_t r = 0; r < kRows; ++r) {
+                for (int64_t v = 0; v < vocab; ++v) {
+                  const auto i = static_cast<size_t>(r * vocab + v);
+                  const float other = mirror[static_cast<size_t>((kRows - 1 - r) * vocab + v)];
+                  adds = adds && joined[i] == actual_logits[i] + other;
+                }
+              }
+              CHECK(adds);
               for (int64_t r = 0; r < kRows; ++r) {
                 std::vector<double> x(static_cast<size_t>(width));
                 double squares = 0;
@@ -522,6 +539,86 @@ TEST_CASE("GPU head: ln p, logits and the whole distribution from the residual s
             },
             dtype);
       }
+    }
+  }
+}
+
+TEST_CASE("GPU add_norm: hidden times another is added in f32") {
+  constexpr int64_t kRows = 9;
+  for (const int64_t width : {20, 118, 600}) {
+    const int64_t stride = (width + 7) / 8 * 8;
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      on_gpu(
+          [&](DeviceTarget& target) {
+            DeviceExec& exec = target.exec;
+            const int64_t n = kRows * stride;
+            const AlignedFloats hidden = rounded(random_values(n, 1));
+            const AlignedFloats times = rounded(random_values(n, 2));
+            const AlignedFloats residual = random_values(n, 3);
+            const DeviceBuffer device_hidden = upload(exec, hidden.data(), n, "a test");
+            const DeviceBuffer device_times = upload(exec, times.data(), n, "a test");
+            const DeviceBuffer device_residual = upload_f32(exec, residual.data(), n, "a test");
+            DeviceAddNormArgs args;
+            args.rows = kRows;
+            args.d_model = width;
+            args.stride = stride;
+            args.hidden_LD = device_hidden.data();
+            args.times_LD = device_times.data();
+            args.residual_LD = device_residual.as<float>();
+            add_norm(exec, args);
+            AlignedFloats actual(residual.size());
+            copy_to_host(exec, actual.data(), device_residual.data(), 4 * n);
+            exec.synchronize();
+            AlignedFloats expected = residual;
+            for (size_t i = 0; i < expected.size(); ++i) {
+              expected[i] = static_cast<float>(residual[i] + double{hidden[i]} * times[i]);
+            }
+            CHECK(relative_error(actual, expected) <= tests::kKernel);
+          },
+          dtype);
+    }
+  }
+}
+
+TEST_CASE("GPU product: what it adds to rows is rounded once") {
+  constexpr int64_t kIn = 24;
+  constexpr int64_t kOut = 120;
+  for (const int64_t rows : {1, 77}) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      on_gpu(
+          [&](DeviceTarget& target) {
+            DeviceExec& exec = target.exec;
+            const AlignedFloats x = rounded(random_values(rows * kIn, 1));
+            const AlignedFloats weight = rounded(random_values(kIn * kOut, 2));
+            const AlignedFloats before = rounded(random_values(rows * kOut, 3));
+            const DeviceBuffer device_x = upload(exec, x.data(), rows * kIn, "a test");
+            const DeviceBuffer device_weight = upload(exec, weight.data(), kIn * kOut, "a test");
+            const DeviceBuffer y = upload(exec, before.data(), rows * kOut, "a test");
+            linear(exec, {rows, kIn, kOut, device_x.data(), kIn, device_weight.data(), nullptr,
+                          y.data(), kOut, true});
+            AlignedFloats actual(before.size());
+            download(exec, y.data(), rows * kOut, actual.data());
+            double worst = 0;  // in shares of the value's own size
+            for (int64_t r = 0; r < rows; ++r) {
+              for (int64_t o = 0; o < kOut; ++o) {
+                const auto i = static_cast<size_t>(r * kOut + o);
+                double sum = before[i];
+                double size = std::fabs(sum);
+                for (int64_t k = 0; k < kIn; ++k) {
+                  const double term = double{x[static_cast<size_t>(r * kIn + k)]} *
+                                      weight[static_cast<size_t>(o * kIn + k)];
+                  sum += term;
+                  size += std::fabs(term);
+                }
+                // Half a unit in the last place of bf16 for the one rounding, and f32 sums.
+                const double allowed =
+                    (dtype == DType::bf16 ? std::fabs(sum) * 0x1p-8 : 0) + size * 0x1p-19;
+                worst = std::max(worst, std::fabs(actual[i] - sum) / allowed);
+              }
+            }
+            CHECK(worst <= 1);
+          },
+          dtype);
     }
   }
 }

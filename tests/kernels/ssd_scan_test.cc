@@ -102,6 +102,30 @@ TEST_CASE("SSD scan agrees with the double reference") {
   }
 }
 
+TEST_CASE("SSD scan: a time step that is not a number is not taken for one of its limits") {
+  for (const bool limited : {false, true}) {
+    Problem problem({40, 3, 20, 1, 7});
+    if (limited) problem.dt_min = 0.01F, problem.dt_max = 0.1F;
+    constexpr int64_t kRow = 10;
+    problem.dt[static_cast<size_t>(kRow * (3 + 2) + 1 + 1)] = std::nanf("");  // of the second head
+    const auto check = [&](auto& exec) {
+      AlignedFloats state = problem.h0;
+      const AlignedFloats out = problem.whole(exec, state);
+      for (int64_t t = 0; t < 40; ++t) {
+        for (int64_t e = 0; e < problem.channels; ++e) {
+          const bool hit = t >= kRow && e / 20 == 1;
+          if (std::isnan(out[static_cast<size_t>(t * problem.channels + e)]) != hit) {
+            FAIL_CHECK("row " << t << ", channel " << e);
+          }
+        }
+      }
+    };
+    on_every_target(check);
+    Exec reference(Backend::reference);
+    check(reference);
+  }
+}
+
 TEST_CASE("SSD scan: any split is the whole, bit for bit") {
   // On a GPU sub-blocks of rows begin where a call does, so there this is checked by segments (device_kernels_test.cc).
   for (const Shape& shape : std::initializer_list<Shape>{{200, 4, 16, 2, 32}, {200, 3, 20, 1, 7}}) {

@@ -23,25 +23,29 @@ constexpr int32_t kMask = 3;  // of the fixtures' vocabulary
 // A file in the sense of SweepEngine: not in memory as far as it can see.
 class FakeFile : public Store {
  public:
-  explicit FakeFile(int64_t bytes) : bytes_(static_cast<size_t>(bytes), std::byte{0xff}) {}
+  // Fails after so many reads and writes, if given.
+  explicit FakeFile(int64_t bytes, std::atomic<int>* uses_left = nullptr)
+      : bytes_(static_cast<size_t>(bytes), std::byte{0xff}), uses_left_(uses_left) {}
   void read(int64_t offset, void* to, int64_t bytes) const override {
-    require_inside(offset, bytes);
+    use(offset, bytes);
     std::memcpy(to, bytes_.data() + offset, static_cast<size_t>(bytes));
   }
   void write(int64_t offset, const void* from, int64_t bytes) override {
-    require_inside(offset, bytes);
+    use(offset, bytes);
     std::memcpy(bytes_.data() + offset, from, static_cast<size_t>(bytes));
   }
 
  private:
-  // Several threads come here, which Catch's macros are not made for.
-  void require_inside(int64_t offset, int64_t bytes) const {
+  // On any thread, where Catch's macros may not be used.
+  void use(int64_t offset, int64_t bytes) const {
     if (offset < 0 || bytes < 0 || offset + bytes > static_cast<int64_t>(bytes_.size())) {
-      throw InternalError("outside of the store");
+      throw InternalError("outside the store");
     }
+    if (uses_left_ != nullptr && (*uses_left_)-- <= 0) throw ResourceError("the disk is full");
   }
 
   std::vector<std::byte> bytes_;
+  std::atomic<int>* uses_left_;
 };
 
 SweepMemory in_memory(int64_t block_rows = 65536) {
@@ -116,7 +120,7 @@ Outputs sweep_one(const Model& model, const std::vector<int32_t>& tokens,
                   const ComputeDevice& device, int threads, SweepMemory memory, int64_t layer,
                   Halves halves = Halves::both) {
   SweepEngine engine(model, device, threads, std::move(memory));
-  return sweep(engine, model, {tokens}, layer, halves).front();
+  return sweep(engine, model, {tokens}, layer, halves, layer == kFinalLayer).front();
 }
 
 void check(const std::string& name, double error, double allowed) {
@@ -144,11 +148,11 @@ std::vector<double> log_softmax(const float* logits, int64_t vocab) {
 }
 
 void check_caduceus(const std::string& name, const ComputeDevice& device,
-                    const std::string& device_name) {
+                    const std::string& device_name, int64_t block_rows = 512) {
   const Fixture fixture(name);
   const Model& model = fixture.model;
   const std::string label = name + " " + device_name + " ";
-  SweepEngine engine(model, device, 2, in_memory(512));
+  SweepEngine engine(model, device, 2, in_memory(block_rows));
   const auto compare = [&](const std::string& tensor, const AlignedFloats& actual) {
     check(label + tensor, relative_error(actual, fixture.tensor(tensor)), tests::kFixture);
   };
@@ -193,7 +197,9 @@ TEST_CASE("caduceus_ph and caduceus_ps: every tensor of the published code") {
     kernels::use_simd_target("auto");
     check_caduceus(name, tests::on_reference(), "reference");
     for (const ComputeDevice& device : tests::test_devices()) {
-      if (device.cuda) check_caduceus(name, device, tests::label(device));
+      if (!device.cuda) continue;
+      check_caduceus(name, device, tests::label(device), 65536);
+      check_caduceus(name, device, tests::label(device) + " in sweeps");
     }
   }
 }
@@ -237,7 +243,7 @@ TEST_CASE("sequences of one call do not change each other") {
       ComputeDevice small = device;
       if (device.cuda) small.pass_rows = 512;
       for (const ComputeDevice& each : {device, small}) {
-        SweepEngine engine(fixture.model, each, 3, in_memory(512));
+        SweepEngine engine(fixture.model, each, 3, in_memory(device.cuda ? 65536 : 512));
         const std::vector<Outputs> together = sweep(engine, fixture.model, inputs, kFinalLayer);
         for (size_t i = 0; i < inputs.size(); ++i) {
           INFO(name << ", " << tests::label(device) << ", sequence " << i);
@@ -441,7 +447,7 @@ TEST_CASE("made variants of Caduceus agree with the plain double-precision model
         if (small_passes) device.pass_rows = 512;
         const std::string label = std::string(variant.name) + ", " + tests::label(device) +
                                   (small_passes ? " in sweeps" : "");
-        SweepEngine engine(model, device, 2, in_memory(512));
+        SweepEngine engine(model, device, 2, in_memory(device.cuda ? 65536 : 512));
         const auto hidden = [&](int64_t layer) {
           return sweep(engine, model, {tokens}, layer, Halves::both, false).front().hidden;
         };
@@ -483,6 +489,99 @@ TEST_CASE("a sweep engine says why it stops") {
                     "stopped");
   // And works again after that.
   CHECK_NOTHROW(other.run({&sequence, 1}, {.layer = kFinalLayer}));
+}
+
+// Tokens of some sequence and results that nobody looks at.
+SweepSequence sequence_of(const std::vector<int32_t>& tokens) {
+  SweepSequence sequence;
+  sequence.length = static_cast<int64_t>(tokens.size());
+  sequence.tokens = [&tokens](int64_t start, int64_t count, int32_t* to) {
+    std::copy_n(tokens.begin() + start, count, to);
+  };
+  sequence.consume = [](const SweepRows&) {};
+  return sequence;
+}
+
+TEST_CASE("a store that fails stops the sweeps wherever they are, and the next run is right") {
+  const Fixture fixture("caduceus_ps");
+  const std::vector<int32_t> few(fixture.tokens.begin(), fixture.tokens.begin() + 300);
+  for (const ComputeDevice& each : tests::test_devices()) {
+    ComputeDevice device = each;
+    if (device.cuda) device.pass_rows = 512;
+    std::atomic<int> uses_left = 0;
+    SweepMemory memory = in_file(256);
+    // The second run's rows fit a GPU, and there is nothing to be written to the file.
+    memory.device_rows_bytes = 300 * SweepEngine::store_bytes(fixture.model, device);
+    memory.scratch = [&uses_left](int64_t bytes) {
+      return std::make_unique<FakeFile>(bytes, &uses_left);
+    };
+    const Outputs expected = sweep_one(fixture.model, few, device, 1, in_memory(), kFinalLayer);
+    SweepEngine engine(fixture.model, device, 3, memory);
+    SweepSequence sequence = sequence_of(fixture.tokens);
+    constexpr int kEnough = 1 << 20;
+    uses_left = kEnough;
+    engine.run({&sequence, 1}, {.layer = kFinalLayer});
+    const int uses = kEnough - uses_left;
+    REQUIRE(uses > 20);
+    for (int good = 0; good < uses; good += good < 12 ? 1 : 5) {
+      INFO(tests::label(device) << ", fails after " << good << " of " << uses);
+      uses_left = good;
+      CHECK_THROWS_AS(engine.run({&sequence, 1}, {.layer = kFinalLayer}), ResourceError);
+      uses_left = kEnough;
+      check_same(sweep(engine, fixture.model, {few}, kFinalLayer).front(), expected);
+    }
+  }
+}
+
+TEST_CASE("callbacks that throw stop the sweeps, and the next run is right") {
+  const Fixture fixture("caduceus_ph");
+  for (const ComputeDevice& each : tests::test_devices()) {
+    ComputeDevice device = each;
+    if (device.cuda) device.pass_rows = 512;
+    const Outputs expected =
+        sweep_one(fixture.model, fixture.tokens, device, 1, in_memory(), kFinalLayer);
+    for (const SweepMemory& memory : {in_memory(256), in_file(256)}) {
+      SweepEngine engine(fixture.model, device, 3, memory);
+      for (const bool in_tokens : {true, false}) {
+        SweepSequence sequence = sequence_of(fixture.tokens);
+        int calls = 0;
+        if (in_tokens) {
+          sequence.tokens = [&](int64_t start, int64_t count, int32_t* to) {
+            std::copy_n(fixture.tokens.begin() + start, count, to);
+            if (++calls == 2) throw UsageError("stopped");
+          };
+        } else {
+          sequence.consume = [&](const SweepRows&) {
+            if (++calls == 2) throw UsageError("stopped");
+          };
+        }
+        INFO(tests::label(device) << (in_tokens ? ", tokens" : ", consume"));
+        CHECK_THROWS_WITH(engine.run({&sequence, 1}, {.layer = kFinalLayer}), "stopped");
+        check_same(sweep(engine, fixture.model, {fixture.tokens}, kFinalLayer).front(), expected);
+      }
+    }
+  }
+}
+
+TEST_CASE("rows of an inner layer do not come with results of the head") {
+  const Fixture fixture("caduceus_ph");
+  SweepEngine engine(fixture.model, tests::on_cpu(), 1, in_memory());
+  SweepSequence sequence = sequence_of(fixture.tokens);
+  CHECK_THROWS_AS(engine.run({&sequence, 1}, {.layer = 1, .log_likelihood = true}), InternalError);
+  CHECK_THROWS_AS(engine.run({&sequence, 1}, {.layer = 1, .logits = true}), InternalError);
+  const int64_t last = fixture.model.config().n_layer;
+  CHECK_THROWS_AS(engine.run({&sequence, 1}, {.layer = last + 1}), InternalError);
+  CHECK_NOTHROW(engine.run({&sequence, 1}, {.layer = last, .log_likelihood = true}));
+}
+
+TEST_CASE("GPU sweeps: a pass is no longer than a block") {
+  const Fixture fixture("caduceus_ph");
+  for (const ComputeDevice& device : tests::test_devices()) {
+    if (!device.cuda) continue;
+    const SweepEngine large(fixture.model, device, 1, in_memory(65536));
+    const SweepEngine small(fixture.model, device, 1, in_memory(1024));
+    CHECK(small.device_peak_bytes() < large.device_peak_bytes());
+  }
 }
 
 }  // namespace
