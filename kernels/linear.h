@@ -64,7 +64,7 @@ struct DeviceLinearArgs {
   const void* bias_N = nullptr;  // element type, or null
   void* y = nullptr;
   int64_t y_stride = 0;
-  bool accumulate = false;  // y += the product, rounded once
+  bool accumulate = false;  // y += the product, which cuBLASLt may round to the element type first
 };
 void linear(DeviceExec& exec, const DeviceLinearArgs& args);
 
