@@ -41,7 +41,7 @@ __device__ __forceinline__ int entry_of(int lane) {
   return entry;
 }
 
-template <int kVectors, typename T>
+template <int kVectors, typename T, bool kMirror>
 __global__ void __launch_bounds__(32 * kWarps) head_kernel(DeviceHeadArgs args) {
   const int lane = threadIdx.x % 32;
   const int entry = entry_of(lane);
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(32 * kWarps) head_kernel(DeviceHeadArgs args) 
         float logit = reduce_entries(sum[r], lane);
         const int64_t v = first + entry;
         const bool valid = v < args.vocab_size;
-        if (args.mirror_logits_LV != nullptr && valid && index[r] < args.rows) {
+        if (kMirror && valid && index[r] < args.rows) {
           logit += args.mirror_logits_LV[(args.rows - 1 - index[r]) * args.vocab_size + v];
         }
         const bool writes = valid && lane < kEntries && index[r] < args.rows;
@@ -159,9 +159,11 @@ void head_log_likelihood(DeviceExec& exec, const DeviceHeadArgs& args) {
   cuda::with_dtype(exec.dtype(), [&](auto* element) {
     using T = std::remove_pointer_t<decltype(element)>;
     cuda::with_vectors(args.stride, [&](auto vectors) {
-      head_kernel<decltype(vectors)::value, T>
-          <<<cuda::blocks_for(args.rows, kWarps * kRows), 32 * kWarps, 0, exec.impl().stream>>>(
-              args);
+      constexpr int kVectors = decltype(vectors)::value;
+      const auto kernel = args.mirror_logits_LV != nullptr ? head_kernel<kVectors, T, true>
+                                                           : head_kernel<kVectors, T, false>;
+      kernel<<<cuda::blocks_for(args.rows, kWarps * kRows), 32 * kWarps, 0, exec.impl().stream>>>(
+          args);
     });
   });
   cuda::check_launch(exec, "head_log_likelihood");
