@@ -34,7 +34,8 @@ build | libboost-program-options-dev | command-line options
 test | catch2 | unit tests
 test | python3 python3-numpy python3-h5py python3-pybigwig | reading our files from Python
 test | samtools tabix libbigwig-dev | reading our files with samtools, tabix and libBigWig
-test | vt-examples | human chromosome 20 (GRCh37), as real input
+test | bcftools python3-cyvcf2 | reading our variant files with bcftools and from Python
+test | vt-examples | human chromosome 20 (GRCh37) and variants on it, as real input
 test | shellcheck | checks of the scripts
 lint | shellcheck | checks of the scripts
 lint | clang-format clang-tidy | format and static checks of the C++ code

@@ -135,28 +135,44 @@ struct InputStream::Impl {
   bool after_member = false;
 };
 
-InputStream::InputStream(const std::string& path, int threads, std::string display_name)
-    : impl_(std::make_unique<Impl>()) {
+void CloseInputFile::operator()(hFILE* file) const { hclose_abruptly(file); }
+
+std::string input_display_name(const std::string& path, const std::string& chosen) {
+  return !chosen.empty() ? chosen : path == "-" ? "standard input" : path;
+}
+
+InputFile open_input(const std::string& path, const std::string& display_name) {
   silence_htslib();
-  Impl& self = *impl_;
-  self.name = !display_name.empty() ? std::move(display_name)
-              : path == "-"         ? "standard input"
-                                    : path;
   if (path.empty()) throw DataError("the name of an input file is empty");
   // Our own open: htslib would take some names for URLs, and hides errno behind a log line.
   const int descriptor = path == "-" ? fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0)
                                      : open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (descriptor < 0) self.fail(std::string("cannot be opened: ") + std::strerror(errno));
+  if (descriptor < 0) {
+    throw DataError(display_name + ": cannot be opened: " + std::strerror(errno));
+  }
   struct stat status {};
   if (fstat(descriptor, &status) == 0 && S_ISDIR(status.st_mode)) {
     close(descriptor);
-    self.fail("is a directory; expected a file");
+    throw DataError(display_name + ": is a directory; expected a file");
   }
-  self.file = hdopen(descriptor, "r");
-  if (self.file == nullptr) {
+  InputFile file(hdopen(descriptor, "r"));
+  if (file == nullptr) {
+    const std::string cause = std::strerror(errno);
     close(descriptor);
-    self.fail(std::string("cannot be read: ") + std::strerror(errno));
+    throw DataError(display_name + ": cannot be read: " + cause);
   }
+  return file;
+}
+
+InputStream::InputStream(const std::string& path, int threads, const std::string& display_name)
+    : InputStream(open_input(path, input_display_name(path, display_name)), threads,
+                  input_display_name(path, display_name)) {}
+
+InputStream::InputStream(InputFile file, int threads, std::string display_name)
+    : impl_(std::make_unique<Impl>()) {
+  Impl& self = *impl_;
+  self.name = std::move(display_name);
+  self.file = file.release();
   std::array<char, kBgzfHeaderBytes> head{};
   const ssize_t peeked = hpeek(self.file, head.data(), head.size());
   if (peeked < 0) self.fail(std::string("cannot be read: ") + std::strerror(errno));

@@ -12,14 +12,32 @@
 #include <string>
 #include <string_view>
 
+struct hFILE;  // htslib's
+
 namespace chromamba::io {
+
+// An input opened by open_input(), nothing read: what InputStream and htslib's own readers (through
+// release()) start from.
+struct CloseInputFile {
+  void operator()(hFILE* file) const;
+};
+using InputFile = std::unique_ptr<hFILE, CloseInputFile>;
+
+// Opens a path or "-" and nothing that looks like a URL. DataError for a missing or unreadable file
+// and for a directory.
+InputFile open_input(const std::string& path, const std::string& display_name);
+
+// What messages call an input: `chosen`, or the path, "standard input" for "-".
+std::string input_display_name(const std::string& path, const std::string& chosen);
 
 enum class Compression { none, gzip, bgzf };
 
 class InputStream {
  public:
   // display_name is what messages call the file; empty: the path, "standard input" for "-".
-  explicit InputStream(const std::string& path, int threads = 1, std::string display_name = {});
+  explicit InputStream(const std::string& path, int threads = 1,
+                       const std::string& display_name = {});
+  InputStream(InputFile file, int threads, std::string display_name);
   ~InputStream();
   InputStream(InputStream&&) noexcept;
   InputStream& operator=(InputStream&&) noexcept;
