@@ -65,7 +65,7 @@ if [ "$sanitize" = yes ]; then
   score=("$programs/chromamba" score test_data/lambda.fa --device cuda --quiet -o "$results/lambda.tsv")
   run memcheck compute-sanitizer --tool memcheck --error-exitcode 9 "$programs/kernels_tests" 'GPU*'
   sweeps=("$programs/chromamba" score test_data/lambda.fa --device cuda --quiet -m test_data/caduceus_ps
-    --window 20,000 --mask-stride 2 -o "$results/lambda-ps.tsv")
+    --window 20000 --mask-stride 2 -o "$results/lambda-ps.tsv")
   run memcheck-model compute-sanitizer --tool memcheck --error-exitcode 9 "${score[@]}"
   run memcheck-sweeps compute-sanitizer --tool memcheck --error-exitcode 9 "${sweeps[@]}"
   # racecheck does not follow the barriers of bulk copies in cuBLAS's own kernels (nvjet) and reports
