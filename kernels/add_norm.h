@@ -52,6 +52,11 @@ struct DeviceAddNormArgs {
   float* residual_LD = nullptr;
   const float* weight_D = nullptr;  // [stride], zero beyond d_model
   const float* bias_D = nullptr;    // the same, or null
+  // Where the stream begins: the residual is set to the tokens' rows of the table (token_embedding.h) in place of being
+  // read, and hidden is null. 2·D bytes a base less than an embedding before it.
+  const int32_t* tokens_L = nullptr;
+  const float* table_VD = nullptr;  // [vocab_size, stride]
+  int64_t vocab_size = 0;
   void* out_LD = nullptr;
   float* out_f32_LD = nullptr;  // the same, not rounded, rows d_model apart; either may be null
 };

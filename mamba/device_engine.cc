@@ -611,9 +611,12 @@ void DeviceEngine::Impl::launch_stage(Lane& lane, const Lane* before, size_t sta
                           at - stop.tables.as<std::byte>());
 
   auto* residual = place.residual.as<float>();
+  // The first layer's norm embeds the tokens.
+  const bool has_layers = stop.stage.first_layer < wanted.last_layer;
   if (stage == 0) {
-    kernels::token_embedding(exec, {lane.rows, vocab_, stride_, device_tokens,
-                                    stop.stage.embedding.as<const float>(), residual});
+    if (!has_layers)
+      kernels::token_embedding(exec, {lane.rows, vocab_, stride_, device_tokens,
+                                      stop.stage.embedding.as<const float>(), residual});
   } else {
     Stop& from = *lane.stops[stage - 1];
     from.done.hold(exec);
@@ -649,6 +652,11 @@ void DeviceEngine::Impl::launch_stage(Lane& lane, const Lane* before, size_t sta
     const Layer& layer = stop.stage.layers[index];
     kernels::DeviceAddNormArgs norm = norm_args(layer.norm, k > 0);
     norm.out_LD = place.hidden.data();
+    if (k == 0) {
+      norm.tokens_L = device_tokens;
+      norm.table_VD = stop.stage.embedding.as<const float>();
+      norm.vocab_size = vocab_;
+    }
     kernels::add_norm(exec, norm);
     serve_taps(k, residual, stride_);
     DeviceMixerCall call;

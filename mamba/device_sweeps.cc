@@ -17,7 +17,6 @@
 #include "kernels/device.h"
 #include "kernels/head.h"
 #include "kernels/linear.h"
-#include "kernels/token_embedding.h"
 #include "mamba/sweep_plan.h"
 
 namespace chromamba::mamba {
@@ -436,8 +435,8 @@ class DeviceSweeps : public SweepEngine::Backend {
       Lane& lane = before == lanes_[0].get() ? *lanes_[1] : *lanes_[0];
       settle(lane);
       const Pass pass = lay_tables(false, true, block, lane, sequences);
-      embed(pass, block, lane);
       Stream stream{residual_rows(lane, block.row), half_rows(lane, block.row)};
+      stream.tokens = pass.tokens;
       for (const Sweep& sweep : sweeps) {
         for (const SweepStage& stage : sweep.stages) {
           zero_states(lane, pass);
@@ -467,12 +466,13 @@ class DeviceSweeps : public SweepEngine::Backend {
     bool goes_on = false;    // a sequence comes from the pass before
   };
 
-  // The rows of a pass and what is still to be added to them.
+  // The rows of a pass and what is still to be done to them.
   struct Stream {
     float* residual = nullptr;
     void* half = nullptr;
     const void* pending = nullptr;
-    const void* times = nullptr;  // after multiplying with these
+    const void* times = nullptr;      // after multiplying with these
+    const int32_t* tokens = nullptr;  // to be embedded: where the stream begins
   };
 
   // Tables, in one block of page-locked memory and one copy. Sequences that lie in this pass alone have states of the
@@ -538,19 +538,13 @@ class DeviceSweeps : public SweepEngine::Backend {
     kernels::zero_on_device(lane.exec, lane.states.data(), 4 * state_floats_ * pass.own_states);
   }
 
-  void embed(const Pass& pass, const SweepBlock& block, Lane& lane) const {
-    kernels::token_embedding(
-        lane.exec, {block.rows, vocab_, stride_, pass.tokens, embedding_.as<const float>(),
-                    residual_rows(lane, block.row)});
-  }
-
   void launch(const Sweep& sweep, const SweepBlock& block, Lane& lane, const Lane* before,
               std::span<const SweepSequence> sequences) {
     const Pass pass = lay_tables(sweep.reverse, sweep.first, block, lane, sequences);
     Stream stream{residual_rows(lane, block.row), half_rows(lane, block.row)};
     zero_states(lane, pass);
     if (sweep.first) {
-      embed(pass, block, lane);
+      stream.tokens = pass.tokens;
     } else {
       load_rows(block, lane, stream);
     }
@@ -602,14 +596,19 @@ class DeviceSweeps : public SweepEngine::Backend {
     kernels::DeviceAddNormArgs args = norm_args(norm, block.rows, stream.residual);
     args.hidden_LD = stream.pending;
     args.times_LD = stream.times;
+    args.tokens_L = stream.tokens;
+    args.table_VD = embedding_.as<const float>();
+    args.vocab_size = vocab_;
     args.out_LD = out;
     kernels::add_norm(lane.exec, args);
+    stream.tokens = nullptr;
     stream.pending = nullptr;
     stream.times = nullptr;
   }
 
   void add_pending(const SweepBlock& block, Lane& lane, Stream& stream) const {
-    if (stream.pending != nullptr) add_norm(final_norm_, nullptr, block, lane, stream);
+    if (stream.pending == nullptr && stream.tokens == nullptr) return;
+    add_norm(final_norm_, nullptr, block, lane, stream);
   }
 
   void load_rows(const SweepBlock& block, Lane& lane, const Stream& stream) const {

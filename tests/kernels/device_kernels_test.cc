@@ -580,6 +580,70 @@ TEST_CASE("GPU add_norm: hidden times another is added in f32") {
   }
 }
 
+TEST_CASE("GPU add_norm of tokens is an embedding and then add_norm") {
+  const std::vector<int32_t> tokens = {3, 0, 15, 7, 16, -1, 3, 9, 1};
+  const auto rows = static_cast<int64_t>(tokens.size());
+  for (const int64_t width : {20, 118, 600}) {
+    const int64_t stride = (width + 7) / 8 * 8;
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      on_gpu(
+          [&](DeviceTarget& target) {
+            DeviceExec& exec = target.exec;
+            AlignedFloats table = random_values(16 * stride, 1);
+            AlignedFloats weight = random_values(stride, 2);
+            for (int64_t d = width; d < stride; ++d) {
+              weight[static_cast<size_t>(d)] = 0;
+              for (int64_t v = 0; v < 16; ++v) table[static_cast<size_t>(v * stride + d)] = 0;
+            }
+            const DeviceBuffer device_table = upload_f32(exec, table.data(), 16 * stride, "a test");
+            const DeviceBuffer device_weight = upload_f32(exec, weight.data(), stride, "a test");
+            const DeviceBuffer device_tokens(exec, 4 * rows, "a test");
+            copy_to_device(exec, device_tokens.data(), tokens.data(), 4 * rows);
+            const auto run = [&](bool apart) {
+              const DeviceBuffer residual(exec, 4 * rows * stride, "a test");
+              const DeviceBuffer out(exec, 4 * rows * stride, "a test");
+              DeviceAddNormArgs args;
+              args.rows = rows;
+              args.d_model = width;
+              args.stride = stride;
+              args.residual_LD = residual.as<float>();
+              args.weight_D = device_weight.as<const float>();
+              args.out_LD = out.data();
+              if (apart) {
+                token_embedding(exec, {rows, 16, stride, device_tokens.as<const int32_t>(),
+                                       device_table.as<const float>(), residual.as<float>()});
+              } else {
+                args.tokens_L = device_tokens.as<const int32_t>();
+                args.table_VD = device_table.as<const float>();
+                args.vocab_size = 16;
+              }
+              add_norm(exec, args);
+              std::vector<AlignedFloats> results(2, AlignedFloats(residual.bytes() / 4));
+              copy_to_host(exec, results[0].data(), residual.data(), residual.bytes());
+              exec.synchronize();
+              download(exec, out.data(), rows * stride, results[1].data());
+              return results;
+            };
+            const std::vector<AlignedFloats> expected = run(true);
+            const std::vector<AlignedFloats> actual = run(false);
+            for (int64_t r = 0; r < rows; ++r) {
+              const int32_t token = tokens[static_cast<size_t>(r)];
+              for (int64_t d = 0; d < stride; ++d) {
+                const auto i = static_cast<size_t>(r * stride + d);
+                if (token < 0 || token >= 16) {
+                  if (d < width) CHECK(std::isnan(actual[1][i]));
+                  continue;
+                }
+                CHECK(actual[0][i] == expected[0][i]);
+                CHECK(actual[1][i] == expected[1][i]);
+              }
+            }
+          },
+          dtype);
+    }
+  }
+}
+
 TEST_CASE("GPU product: what it adds to rows") {
   constexpr int64_t kIn = 24;
   constexpr int64_t kOut = 120;
