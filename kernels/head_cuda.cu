@@ -41,8 +41,10 @@ __device__ __forceinline__ int entry_of(int lane) {
   return entry;
 }
 
+// Up to D = 256, seven blocks a multiprocessor (72 registers) are 5 % faster than the six that 78 would allow.
 template <int kVectors, typename T, bool kMirror>
-__global__ void __launch_bounds__(32 * kWarps) head_kernel(DeviceHeadArgs args) {
+__global__ void __launch_bounds__(32 * kWarps, kVectors == 1 ? 7 : 1)
+    head_kernel(DeviceHeadArgs args) {
   const int lane = threadIdx.x % 32;
   const int entry = entry_of(lane);
   const int64_t group = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;

@@ -12,9 +12,9 @@
 #include "kernels/base/error.h"
 #include "kernels/batch.h"
 #include "kernels/head.h"
-#include "kernels/linear.h"
 #include "kernels/pool_rows.h"
 #include "kernels/token_embedding.h"
+#include "mamba/device_parts.h"
 
 namespace chromamba::mamba {
 
@@ -42,15 +42,6 @@ constexpr int64_t kSpanBytes = int64_t{128} << 20;
 constexpr int64_t kLeastSpans = 256;
 // States are handed out from slabs of about so many bytes.
 constexpr int64_t kSlabBytes = int64_t{8} << 20;
-
-AlignedFloats padded_table(const AlignedFloats& values, int64_t rows, int64_t width) {
-  const int64_t stride = padded_width(width);
-  AlignedFloats result(static_cast<size_t>(rows * stride), 0.0F);
-  for (int64_t r = 0; r < rows; ++r) {
-    std::copy_n(values.begin() + r * width, width, result.begin() + r * stride);
-  }
-  return result;
-}
 
 // Equal pieces of device memory, contents undefined.
 class StatePool {
@@ -184,12 +175,8 @@ class DeviceEngine::Impl {
   }
 
  private:
-  struct Norm {
-    DeviceBuffer weight;
-    DeviceBuffer bias;
-  };
   struct Layer {
-    Norm norm;
+    DeviceNorm norm;
     std::unique_ptr<DeviceMixer> mixer;
     int64_t state_offset = 0;
   };
@@ -216,7 +203,7 @@ class DeviceEngine::Impl {
     int64_t end_layer;
     DeviceBuffer embedding;
     DeviceBuffer head;
-    Norm final_norm;
+    DeviceNorm final_norm;
     std::vector<Layer> layers;
     std::shared_ptr<StatePool> pool;
     std::shared_ptr<StatePool> sum_pool;
@@ -299,7 +286,6 @@ class DeviceEngine::Impl {
   void upload_model(Stage& stage);
   void plan_rows(const Stage& stage, int64_t memory, bool fixed);
   void allocate();
-  static Norm upload_norm(DeviceExec& exec, const NormWeights& norm, int64_t width, int64_t stride);
   void launch(Lane& lane, const Lane* before, std::span<Chunk> chunks, const Wanted& wanted);
   void launch_stage(Lane& lane, const Lane* before, size_t stage, std::span<Chunk> chunks,
                     const Wanted& wanted);
@@ -328,7 +314,7 @@ class DeviceEngine::Impl {
   int64_t table_bytes() const {
     return kMostSpans * static_cast<int64_t>(sizeof(kernels::DeviceSpan)) +
            most_segments() * static_cast<int64_t>(sizeof(kernels::DeviceSegment)) +
-           4 * (2 * most_rows_ + kMostSpans) + 64;  // each table begins at a multiple of 16
+           4 * (2 * most_rows_ + kMostSpans) + 80;  // each table begins at a multiple of 16
   }
   int64_t most_segments() const { return most_rows_ / kSegmentBases + kMostSpans; }
 
@@ -343,44 +329,21 @@ class DeviceEngine::Impl {
       lanes_;  // kLanes for each stage: a pass is at one stage at a time
 };
 
-DeviceEngine::Impl::Norm DeviceEngine::Impl::upload_norm(DeviceExec& exec, const NormWeights& norm,
-                                                         int64_t width, int64_t stride) {
-  Norm result;
-  const auto padded = [&](const AlignedFloats& values) {
-    const AlignedFloats row = padded_table(values, 1, width);
-    return kernels::upload_f32(exec, row.data(), stride, "weights");
-  };
-  result.weight = padded(norm.weight);
-  if (!norm.bias.empty()) result.bias = padded(norm.bias);
-  return result;
-}
-
 void DeviceEngine::Impl::upload_model(Stage& stage) {
   DeviceExec& exec = stage.exec;
-  const auto table = [&](const AlignedFloats& values) {
-    const AlignedFloats rows = padded_table(values, vocab_, width_);
-    return kernels::upload_f32(exec, rows.data(), vocab_ * stride_, "weights");
-  };
-  stage.embedding = table(model_.embedding_VD());
-  AlignedFloats head(static_cast<size_t>(vocab_ * width_));
-  for (int64_t v = 0; v < vocab_; ++v) {
-    for (int64_t d = 0; d < width_; ++d) {
-      head[static_cast<size_t>(v * width_ + d)] =
-          model_.head_panels()[static_cast<size_t>(kernels::panel_index(v, d, width_))];
-    }
-  }
-  stage.head = table(head);
+  stage.embedding = upload_embedding(exec, model_);
+  stage.head = upload_head(exec, model_, model_.head_panels());
   int64_t floats = 0;
   for (int64_t k = stage.first_layer; k < stage.end_layer; ++k) {
     const Block& block = model_.blocks()[static_cast<size_t>(k)];
     Layer layer;
-    layer.norm = upload_norm(exec, block.norm, width_, stride_);
+    layer.norm = upload_norm(exec, block.norm);
     layer.mixer = block.forward->upload(exec);
     layer.state_offset = floats;
     floats += layer.mixer->state_floats();
     stage.layers.push_back(std::move(layer));
   }
-  stage.final_norm = upload_norm(exec, model_.final_norm(), width_, stride_);
+  stage.final_norm = upload_norm(exec, model_.final_norm());
   stage.pool = std::make_shared<StatePool>(exec, floats);
   stage.sum_pool = std::make_shared<StatePool>(exec, 2 * width_);
 }
@@ -562,28 +525,14 @@ void DeviceEngine::Impl::launch_stage(Lane& lane, const Lane* before, size_t sta
     spans.push_back(span);
     if (piece.last) last_rows.push_back(static_cast<int32_t>(piece.row + piece.rows - 1));
   }
-  const std::vector<kernels::DeviceSegment> segments = kernels::cut_segments(spans);
-  auto* at = stop.tables.as<std::byte>();
-  const auto put = [&](const auto& values) {
-    const size_t bytes = values.size() * sizeof values[0];
-    if (bytes > 0) std::memcpy(at, values.data(), bytes);
-    const auto offset = at - stop.tables.as<std::byte>();
-    at += (bytes + 15) / 16 * 16;
-    return place.device_tables.as<std::byte>() + offset;
-  };
-  kernels::DeviceBatch batch;
-  batch.spans = reinterpret_cast<const kernels::DeviceSpan*>(put(spans));
-  batch.segments = reinterpret_cast<const kernels::DeviceSegment*>(put(segments));
-  batch.rows = lane.rows;
-  batch.span_count = static_cast<int64_t>(spans.size());
-  batch.segment_count = static_cast<int64_t>(segments.size());
-  const auto* row_list = reinterpret_cast<const int32_t*>(put(last_rows));
+  TableBlock tables(stop.tables, place.device_tables);
+  const kernels::DeviceBatch batch = tables.put_batch(spans, lane.rows);
+  const int32_t* row_list = tables.put(last_rows);
   // Tokens and targets are written where they will be copied from.
-  auto* tokens = reinterpret_cast<int32_t*>(at);
-  int32_t* targets = tokens + lane.rows;
-  const auto* device_tokens = reinterpret_cast<const int32_t*>(place.device_tables.as<std::byte>() +
-                                                               (at - stop.tables.as<std::byte>()));
-  const int32_t* device_targets = device_tokens + lane.rows;
+  const int32_t* device_tokens = nullptr;
+  const int32_t* device_targets = nullptr;
+  int32_t* tokens = tables.take(lane.rows, device_tokens);
+  int32_t* targets = tables.take(lane.rows, device_targets);
   const int32_t n_token = model_.tokenizer().n;
   for (const Piece& piece : lane.pieces) {
     const Chunk& chunk = chunks[piece.chunk];
@@ -606,9 +555,7 @@ void DeviceEngine::Impl::launch_stage(Lane& lane, const Lane* before, size_t sta
       target[i] = token == n_token ? -1 : token;
     }
   }
-  at = reinterpret_cast<std::byte*>(targets + lane.rows);
-  kernels::copy_to_device(exec, place.device_tables.data(), stop.tables.as<std::byte>(),
-                          at - stop.tables.as<std::byte>());
+  tables.send(exec);
 
   auto* residual = place.residual.as<float>();
   // The first layer's norm embeds the tokens.
@@ -629,17 +576,9 @@ void DeviceEngine::Impl::launch_stage(Lane& lane, const Lane* before, size_t sta
     stop.taken_over.record();
     stop.taken_over.hold(from.exec);
   }
-  const auto norm_args = [&](const Norm& norm, bool adds) {
-    kernels::DeviceAddNormArgs args;
-    args.kind = model_.norm_kind();
-    args.rows = lane.rows;
-    args.d_model = width_;
-    args.stride = stride_;
-    args.eps = static_cast<float>(model_.config().norm_eps);
+  const auto prepare_norm = [&](const DeviceNorm& norm, bool adds) {
+    kernels::DeviceAddNormArgs args = norm_args(model_, norm, lane.rows, residual);
     args.hidden_LD = adds ? place.hidden.data() : nullptr;
-    args.residual_LD = residual;
-    args.weight_D = norm.weight.as<const float>();
-    args.bias_D = norm.bias.as<const float>();
     return args;
   };
   const auto serve_taps = [&](int64_t layer, const float* rows, int64_t stride) {
@@ -650,7 +589,7 @@ void DeviceEngine::Impl::launch_stage(Lane& lane, const Lane* before, size_t sta
   for (int64_t k = stop.stage.first_layer; k < end_layer; ++k) {
     const auto index = static_cast<size_t>(k - stop.stage.first_layer);
     const Layer& layer = stop.stage.layers[index];
-    kernels::DeviceAddNormArgs norm = norm_args(layer.norm, k > 0);
+    kernels::DeviceAddNormArgs norm = prepare_norm(layer.norm, k > 0);
     norm.out_LD = place.hidden.data();
     if (k == 0) {
       norm.tokens_L = device_tokens;
@@ -674,7 +613,7 @@ void DeviceEngine::Impl::launch_stage(Lane& lane, const Lane* before, size_t sta
   const bool tapped =
       stage == wanted.last_stage && (wanted.has(kFinalLayer) || wanted.has(wanted.last_layer));
   if (tapped) {
-    kernels::DeviceAddNormArgs norm = norm_args(stop.stage.final_norm, wanted.last_layer > 0);
+    kernels::DeviceAddNormArgs norm = prepare_norm(stop.stage.final_norm, wanted.last_layer > 0);
     if (wanted.final_norm) norm.out_f32_LD = place.final_rows.as<float>();
     kernels::add_norm(exec, norm);
     serve_taps(wanted.last_layer, residual, stride_);
@@ -690,18 +629,9 @@ void DeviceEngine::Impl::launch_stage(Lane& lane, const Lane* before, size_t sta
 void DeviceEngine::Impl::launch_head(Lane& lane, Stop& stop, const Wanted& wanted, bool adds_hidden,
                                      const int32_t* targets, const int32_t* row_list,
                                      int64_t ends) {
-  kernels::DeviceHeadArgs head;
-  head.norm = model_.norm_kind();
-  head.rows = lane.rows;
-  head.d_model = width_;
-  head.stride = stride_;
-  head.vocab_size = vocab_;
-  head.eps = static_cast<float>(model_.config().norm_eps);
+  kernels::DeviceHeadArgs head = head_args(model_, stop.stage.final_norm, stop.stage.head,
+                                           lane.rows, stop.place.residual.as<const float>());
   head.hidden_LD = adds_hidden ? stop.place.hidden.data() : nullptr;
-  head.residual_LD = stop.place.residual.as<const float>();
-  head.norm_weight_D = stop.stage.final_norm.weight.as<const float>();
-  head.norm_bias_D = stop.stage.final_norm.bias.as<const float>();
-  head.weight_VD = stop.stage.head.as<const float>();
   if (ends > 0) {
     kernels::DeviceHeadArgs next = head;
     next.rows = ends;

@@ -58,6 +58,20 @@ AlignedFloats take_columns(const float* values, int64_t rows, const Places& colu
   return result;
 }
 
+DeviceProjection upload_projection(kernels::DeviceExec& exec, const Projection& projection,
+                                   const Places& rows, int64_t padded_rows, const Places& columns,
+                                   int64_t padded_columns, float bias_times) {
+  DeviceProjection result;
+  result.weight = upload_weights(
+      exec, place_product(projection.panels, rows, padded_rows, columns, padded_columns));
+  if (!projection.bias.empty()) {
+    AlignedFloats bias = projection.bias;
+    for (float& value : bias) value *= bias_times;
+    result.bias = upload_weights(exec, place_columns(bias, 1, rows, padded_rows));
+  }
+  return result;
+}
+
 kernels::DeviceBuffer upload_weights(kernels::DeviceExec& exec, const AlignedFloats& values) {
   return kernels::upload(exec, values.data(), static_cast<int64_t>(values.size()), "weights");
 }

@@ -7,6 +7,7 @@
 
 #include "kernels/base/aligned.h"
 #include "kernels/device.h"
+#include "mamba/mixer.h"
 
 namespace chromamba::mamba {
 
@@ -29,6 +30,15 @@ AlignedFloats place_columns(const AlignedFloats& values, int64_t rows, const Pla
 // The way back.
 AlignedFloats take_columns(const float* values, int64_t rows, const Places& columns,
                            int64_t padded);
+
+// A projection in the context's element type, its axes at their places.
+struct DeviceProjection {
+  kernels::DeviceBuffer weight;
+  kernels::DeviceBuffer bias;  // empty where it has none
+};
+DeviceProjection upload_projection(kernels::DeviceExec& exec, const Projection& projection,
+                                   const Places& rows, int64_t padded_rows, const Places& columns,
+                                   int64_t padded_columns, float bias_times = 1);
 
 // Weights in the context's element type, and as f32.
 kernels::DeviceBuffer upload_weights(kernels::DeviceExec& exec, const AlignedFloats& values);

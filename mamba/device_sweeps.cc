@@ -16,7 +16,7 @@
 #include "kernels/batch.h"
 #include "kernels/device.h"
 #include "kernels/head.h"
-#include "kernels/linear.h"
+#include "mamba/device_parts.h"
 #include "mamba/sweep_plan.h"
 
 namespace chromamba::mamba {
@@ -41,15 +41,6 @@ constexpr int64_t kStateBytes = int64_t{64} << 20;
 constexpr int kCarries = 3;
 // Bases whose results come to the host at a time.
 constexpr int64_t kResultRows = 32768;
-
-AlignedFloats padded_rows(const AlignedFloats& values, int64_t rows, int64_t width) {
-  const int64_t stride = padded_width(width);
-  AlignedFloats result(static_cast<size_t>(rows * stride), 0.0F);
-  for (int64_t r = 0; r < rows; ++r) {
-    std::copy_n(values.begin() + r * width, width, result.begin() + r * stride);
-  }
-  return result;
-}
 
 // Page-locked, so that copies run beside kernels.
 class PinnedStore : public Store {
@@ -108,7 +99,7 @@ class DeviceSweeps : public SweepEngine::Backend {
       if (!long_runs_.empty()) {
         for (const Sweep& sweep : sweeps) run_sweep(sweep, sequences, poll);
       }
-      for (size_t i = 0; i < sequences.size(); ++i) hand_over(sequences[i], i, wanted, poll);
+      hand_over(sequences, wanted, poll);
     } catch (...) {
       // Work in flight uses these buffers: wait before anyone else does.
       try {
@@ -125,15 +116,25 @@ class DeviceSweeps : public SweepEngine::Backend {
   int64_t device_peak_bytes() const override { return exec_.peak_bytes() + second_.peak_bytes(); }
 
  private:
-  struct Norm {
-    DeviceBuffer weight;
-    DeviceBuffer bias;
-  };
   struct Layer {
-    Norm norm;
+    DeviceNorm norm;
     std::unique_ptr<DeviceMixer> forward;
     std::unique_ptr<DeviceMixer> reverse;
     const DeviceMixer& mixer(bool backwards) const { return backwards ? *reverse : *forward; }
+  };
+
+  // Bases whose results come to the host together: consecutive ones of one sequence or several, whose rows lie together
+  // in the store. The other strand's lie together too, in reverse order.
+  struct ResultPiece {
+    size_t sequence = 0;
+    int64_t start = 0;
+    int64_t count = 0;
+  };
+  struct ResultBlock {
+    int64_t row = 0;
+    int64_t mirror_row = 0;
+    int64_t rows = 0;
+    std::vector<ResultPiece> pieces;
   };
 
   // One of the streams and what a pass needs there.
@@ -153,55 +154,28 @@ class DeviceSweeps : public SweepEngine::Backend {
     bool busy = false;
     SweepBlock block;  // to be written to the file
     bool saves = false;
+    bool with_half = false;
     // Results on the way to the host.
     PinnedBuffer hidden;
     PinnedBuffer mirror_hidden;
     PinnedBuffer logits;
     PinnedBuffer log_p;
     PinnedBuffer targets;
-    int64_t start = 0;
-    int64_t count = 0;
+    ResultBlock results;
   };
 
-  Norm upload_norm(const NormWeights& norm) {
-    Norm result;
-    const auto row = [&](const AlignedFloats& values) {
-      const AlignedFloats padded = padded_rows(values, 1, width_);
-      return kernels::upload_f32(exec_, padded.data(), stride_, "weights");
-    };
-    result.weight = row(norm.weight);
-    if (!norm.bias.empty()) result.bias = row(norm.bias);
-    return result;
-  }
-
-  DeviceBuffer upload_table(const AlignedFloats& values) {
-    const AlignedFloats padded = padded_rows(values, vocab_, width_);
-    return kernels::upload_f32(exec_, padded.data(), vocab_ * stride_, "weights");
-  }
-
-  DeviceBuffer upload_head(const AlignedFloats& panels) {
-    AlignedFloats head(static_cast<size_t>(vocab_ * width_));
-    for (int64_t v = 0; v < vocab_; ++v) {
-      for (int64_t d = 0; d < width_; ++d) {
-        head[static_cast<size_t>(v * width_ + d)] =
-            panels[static_cast<size_t>(kernels::panel_index(v, d, width_))];
-      }
-    }
-    return upload_table(head);
-  }
-
   void upload() {
-    embedding_ = upload_table(model_.embedding_VD());
-    head_ = upload_head(model_.head_panels());
-    if (strands_ == 2) mirror_head_ = upload_head(model_.mirror_head_panels());
+    embedding_ = upload_embedding(exec_, model_);
+    head_ = upload_head(exec_, model_, model_.head_panels());
+    if (strands_ == 2) mirror_head_ = upload_head(exec_, model_, model_.mirror_head_panels());
     for (const Block& block : model_.blocks()) {
       Layer layer;
-      layer.norm = upload_norm(block.norm);
+      layer.norm = upload_norm(exec_, block.norm);
       if (block.forward) layer.forward = block.forward->upload(exec_);
       if (block.reverse) layer.reverse = block.reverse->upload(exec_);
       layers_.push_back(std::move(layer));
     }
-    final_norm_ = upload_norm(model_.final_norm());
+    final_norm_ = upload_norm(exec_, model_.final_norm());
     for (const Sweep& sweep : plan_sweeps(model_, model_.config().n_layer)) {
       int64_t floats = 0;
       for (const SweepStage& stage : sweep.stages) {
@@ -284,12 +258,19 @@ class DeviceSweeps : public SweepEngine::Backend {
     carries_ = DeviceBuffer(exec_, 4 * state_floats_ * kCarries, "the states of sequences");
   }
 
-  // Sequences that fit a pass come first in the store, so that both kinds lie together.
+  // Sequences that fit a pass come first in the store, so that both kinds lie together. Of each kind the strand x lies
+  // first, and RC(x) after it in the opposite order: as all sequences' strand in one piece would.
   void sort_runs() {
     short_runs_.clear();
     long_runs_.clear();
-    for (size_t i = 0; i < runs_.size(); ++i) {
+    const auto place = [this](size_t i) {
       (runs_[i].length <= pass_rows_ ? short_runs_ : long_runs_).push_back(i);
+    };
+    for (size_t i = 0; i < runs_.size(); ++i) {
+      if (!runs_[i].mirror) place(i);
+    }
+    for (size_t i = runs_.size(); i-- > 0;) {
+      if (runs_[i].mirror) place(i);
     }
     int64_t row = 0;
     for (const std::vector<size_t>* list : {&short_runs_, &long_runs_}) {
@@ -372,6 +353,7 @@ class DeviceSweeps : public SweepEngine::Backend {
     const SweepBlock& block = lane.block;
     write_wide(*store_, block.row * stride_ * 4, host_residual(lane, block.row),
                block.rows * stride_ * 4);
+    if (!lane.with_half) return;
     write_wide(*store_, half_offset(block.row), host_half(lane, block.row),
                block.rows * half_width_ * element_);
   }
@@ -446,7 +428,7 @@ class DeviceSweeps : public SweepEngine::Backend {
         half_layers_done += block.rows * halves_of(sweep);
       }
       add_pending(block, lane, stream);
-      save_rows(block, lane, stream);
+      save_rows(block, lane, stream, false);
       before = &lane;
     }
     end_sweep();
@@ -502,34 +484,18 @@ class DeviceSweeps : public SweepEngine::Backend {
       if (piece.length >= kSegmentBases) turns_[piece.run] = 1 - turns_[piece.run];
       spans.push_back(span);
     }
-    const std::vector<kernels::DeviceSegment> segments = kernels::cut_segments(spans);
-    auto* at = lane.host_tables.as<std::byte>();
-    const auto put = [&](const auto& values) {
-      const size_t bytes = values.size() * sizeof values[0];
-      if (bytes > 0) std::memcpy(at, values.data(), bytes);
-      const auto offset = at - lane.host_tables.as<std::byte>();
-      at += (bytes + 15) / 16 * 16;
-      return lane.tables.as<std::byte>() + offset;
-    };
-    pass.batch.spans = reinterpret_cast<const kernels::DeviceSpan*>(put(spans));
-    pass.batch.segments = reinterpret_cast<const kernels::DeviceSegment*>(put(segments));
-    pass.batch.rows = block.rows;
-    pass.batch.span_count = static_cast<int64_t>(spans.size());
-    pass.batch.segment_count = static_cast<int64_t>(segments.size());
+    TableBlock tables(lane.host_tables, lane.tables);
+    pass.batch = tables.put_batch(spans, block.rows);
     if (wants_tokens) {
-      auto* tokens = reinterpret_cast<int32_t*>(at);
+      int32_t* tokens = tables.take(block.rows, pass.tokens);
       for (size_t i = 0; i < block.pieces.size(); ++i) {
         const SweepPiece& piece = block.pieces[i];
         const StrandRun& run = runs_[piece.run];
         read_tokens(model_, sequences[run.sequence], run.mirror, piece.start, piece.length,
                     tokens + spans[i].row);
       }
-      pass.tokens = reinterpret_cast<const int32_t*>(lane.tables.as<std::byte>() +
-                                                     (at - lane.host_tables.as<std::byte>()));
-      at += 4 * block.rows;
     }
-    kernels::copy_to_device(exec, lane.tables.data(), lane.host_tables.as<std::byte>(),
-                            at - lane.host_tables.as<std::byte>());
+    tables.send(exec);
     return pass;
   }
 
@@ -558,7 +524,7 @@ class DeviceSweeps : public SweepEngine::Backend {
       state_offset += layers_[static_cast<size_t>(stage.layer)].mixer(sweep.reverse).state_floats();
     }
     add_pending(block, lane, stream);
-    save_rows(block, lane, stream);
+    save_rows(block, lane, stream, true);
   }
 
   // `follows`: this layer's other direction has just been begun on this lane.
@@ -591,9 +557,9 @@ class DeviceSweeps : public SweepEngine::Backend {
     if (finishes && multiplies) stream.times = stream.half;
   }
 
-  void add_norm(const Norm& norm, void* out, const SweepBlock& block, Lane& lane,
+  void add_norm(const DeviceNorm& norm, void* out, const SweepBlock& block, Lane& lane,
                 Stream& stream) const {
-    kernels::DeviceAddNormArgs args = norm_args(norm, block.rows, stream.residual);
+    kernels::DeviceAddNormArgs args = norm_args(model_, norm, block.rows, stream.residual);
     args.hidden_LD = stream.pending;
     args.times_LD = stream.times;
     args.tokens_L = stream.tokens;
@@ -623,13 +589,16 @@ class DeviceSweeps : public SweepEngine::Backend {
     kernels::copy_to_device(lane.exec, stream.half, from_half, block.rows * half_width_ * element_);
   }
 
-  // Ends a pass.
-  void save_rows(const SweepBlock& block, Lane& lane, const Stream& stream) const {
+  // Ends a pass. Its half layer is wanted where another sweep follows.
+  void save_rows(const SweepBlock& block, Lane& lane, const Stream& stream, bool with_half) const {
     if (!resident()) {
       kernels::copy_to_host(lane.exec, host_residual(lane, block.row), stream.residual,
                             block.rows * stride_ * 4);
-      kernels::copy_to_host(lane.exec, host_half(lane, block.row), stream.half,
-                            block.rows * half_width_ * element_);
+      if (with_half) {
+        kernels::copy_to_host(lane.exec, host_half(lane, block.row), stream.half,
+                              block.rows * half_width_ * element_);
+      }
+      lane.with_half = with_half;
       lane.saves = store_->memory() == nullptr;
       lane.block = block;
     }
@@ -637,33 +606,47 @@ class DeviceSweeps : public SweepEngine::Backend {
     lane.busy = true;
   }
 
-  kernels::DeviceAddNormArgs norm_args(const Norm& norm, int64_t rows, float* residual) const {
-    kernels::DeviceAddNormArgs args;
-    args.kind = model_.norm_kind();
-    args.rows = rows;
-    args.d_model = width_;
-    args.stride = stride_;
-    args.eps = static_cast<float>(model_.config().norm_eps);
-    args.residual_LD = residual;
-    args.weight_D = norm.weight.as<const float>();
-    args.bias_D = norm.bias.as<const float>();
-    return args;
+  // All sequences' results, in their order.
+  std::vector<ResultBlock> result_blocks(std::span<const SweepSequence> sequences) const {
+    const int64_t most = std::min(kResultRows, pass_rows_);
+    std::vector<ResultBlock> blocks;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const StrandRun& run = runs_[i * static_cast<size_t>(strands_)];
+      for (int64_t start = 0; start < run.length;) {
+        const int64_t count = std::min(most, run.length - start);
+        const int64_t row = run.row + start;
+        int64_t mirror_row = 0;
+        if (strands_ == 2) mirror_row = runs_[i * 2 + 1].row + run.length - start - count;
+        const bool fits = !blocks.empty() && blocks.back().rows + count <= most &&
+                          blocks.back().row + blocks.back().rows == row &&
+                          (strands_ == 1 || mirror_row + count == blocks.back().mirror_row);
+        if (!fits) {
+          blocks.emplace_back();
+          blocks.back().row = row;
+        }
+        blocks.back().mirror_row = mirror_row;
+        blocks.back().rows += count;
+        blocks.back().pieces.push_back({i, start, count});
+        start += count;
+      }
+    }
+    return blocks;
   }
 
   // The final norm and the head, some bases after the others; one lane's results are read while the other computes.
-  void hand_over(const SweepSequence& sequence, size_t index, const SweepWanted& wanted,
+  void hand_over(std::span<const SweepSequence> sequences, const SweepWanted& wanted,
                  const std::function<void()>& poll) {
-    Lane* before = nullptr;
-    const int64_t most = std::min(kResultRows, pass_rows_);
     for (const std::unique_ptr<Lane>& lane : lanes_) settle(*lane);
-    for (int64_t start = 0; start < sequence.length; start += most) {
+    Lane* before = nullptr;
+    for (ResultBlock& block : result_blocks(sequences)) {
       if (poll) poll();
       Lane& lane = before == lanes_[0].get() ? *lanes_[1] : *lanes_[0];
-      launch_results(sequence, index, start, std::min(most, sequence.length - start), wanted, lane);
-      if (before != nullptr) collect(sequence, wanted, *before);
+      lane.results = std::move(block);
+      launch_results(sequences, wanted, lane);
+      if (before != nullptr) collect(sequences, wanted, *before);
       before = &lane;
     }
-    if (before != nullptr) collect(sequence, wanted, *before);
+    if (before != nullptr) collect(sequences, wanted, *before);
   }
 
   // Rows [row, row + count) of the stream on the device; `room` takes them where they are on the host.
@@ -680,24 +663,22 @@ class DeviceSweeps : public SweepEngine::Backend {
     return reinterpret_cast<float*>(room);
   }
 
-  void launch_results(const SweepSequence& sequence, size_t index, int64_t start, int64_t count,
-                      const SweepWanted& wanted, Lane& lane) {
+  void launch_results(std::span<const SweepSequence> sequences, const SweepWanted& wanted,
+                      Lane& lane) {
     const bool rcps = strands_ == 2;
     const int64_t most = std::min(kResultRows, pass_rows_);
-    lane.start = start;
-    lane.count = count;
+    const ResultBlock& block = lane.results;
+    const int64_t count = block.rows;
     auto* at = lane.workspace.as<std::byte>();
     const auto take = [&at](int64_t bytes) { return std::exchange(at, at + bytes); };
-    const StrandRun& run = runs_[index * static_cast<size_t>(strands_)];
     std::byte* room = take(4 * most * stride_);
     std::byte* mirror_room = take(4 * most * stride_);
     std::byte* staged = lane.staged.as<std::byte>();
-    float* own = bring(lane, run.row + start, count, room, staged);
+    float* own = bring(lane, block.row, count, room, staged);
     float* other = nullptr;
     if (rcps) {
-      const StrandRun& mirror = runs_[index * 2 + 1];
       std::byte* more = staged == nullptr ? nullptr : staged + staged_results();
-      other = bring(lane, mirror.row + mirror.length - start - count, count, mirror_room, more);
+      other = bring(lane, block.mirror_row, count, mirror_room, more);
     }
     if (wanted.layer) {
       send_hidden(lane, wanted, own, count, take(4 * most * width_), lane.hidden);
@@ -706,7 +687,7 @@ class DeviceSweeps : public SweepEngine::Backend {
       }
     }
     if (wanted.log_likelihood || wanted.logits) {
-      launch_head(sequence, wanted, own, other, lane, take(4 * most * vocab_),
+      launch_head(sequences, wanted, own, other, lane, take(4 * most * vocab_),
                   take(4 * most * vocab_), take(4 * most));
     }
     lane.done.record();
@@ -720,7 +701,7 @@ class DeviceSweeps : public SweepEngine::Backend {
     if (to.bytes() == 0) to = PinnedBuffer(4 * std::min(kResultRows, pass_rows_) * width_);
     if (*wanted.layer == kFinalLayer) {
       auto* rows = reinterpret_cast<float*>(room);
-      kernels::DeviceAddNormArgs norm = norm_args(final_norm_, count, stream);
+      kernels::DeviceAddNormArgs norm = norm_args(model_, final_norm_, count, stream);
       norm.out_f32_LD = rows;
       kernels::add_norm(lane.exec, norm);
       kernels::copy_to_host(lane.exec, to.as<float>(), rows, 4 * count * width_);
@@ -729,29 +710,18 @@ class DeviceSweeps : public SweepEngine::Backend {
     }
   }
 
-  void launch_head(const SweepSequence& sequence, const SweepWanted& wanted, const float* own,
-                   const float* other, Lane& lane, std::byte* logits, std::byte* mirror_logits,
-                   std::byte* log_p) const {
+  void launch_head(std::span<const SweepSequence> sequences, const SweepWanted& wanted,
+                   const float* own, const float* other, Lane& lane, std::byte* logits,
+                   std::byte* mirror_logits, std::byte* log_p) const {
     const int64_t most = std::min(kResultRows, pass_rows_);
-    kernels::DeviceHeadArgs head;
-    head.norm = model_.norm_kind();
-    head.rows = lane.count;
-    head.d_model = width_;
-    head.stride = stride_;
-    head.vocab_size = vocab_;
-    head.eps = static_cast<float>(model_.config().norm_eps);
-    head.norm_weight_D = final_norm_.weight.as<const float>();
-    head.norm_bias_D = final_norm_.bias.as<const float>();
+    const int64_t count = lane.results.rows;
+    kernels::DeviceHeadArgs head = head_args(model_, final_norm_, head_, count, own);
     if (other != nullptr) {
-      kernels::DeviceHeadArgs mirror = head;
-      mirror.residual_LD = other;
-      mirror.weight_VD = mirror_head_.as<const float>();
+      kernels::DeviceHeadArgs mirror = head_args(model_, final_norm_, mirror_head_, count, other);
       mirror.logits_LV = reinterpret_cast<float*>(mirror_logits);
       kernels::head_log_likelihood(lane.exec, mirror);
       head.mirror_logits_LV = mirror.logits_LV;
     }
-    head.residual_LD = own;
-    head.weight_VD = head_.as<const float>();
     if (wanted.logits) {
       if (lane.logits.bytes() == 0) lane.logits = PinnedBuffer(4 * most * vocab_);
       head.logits_LV = reinterpret_cast<float*>(logits);
@@ -762,47 +732,53 @@ class DeviceSweeps : public SweepEngine::Backend {
         lane.targets = PinnedBuffer(4 * most);
       }
       auto* targets = lane.targets.as<int32_t>();
-      (sequence.targets ? sequence.targets : sequence.tokens)(lane.start, lane.count, targets);
-      for (int64_t i = 0; i < lane.count; ++i) {
-        if (targets[i] == model_.tokenizer().n) targets[i] = -1;
+      int32_t* at = targets;
+      for (const ResultPiece& piece : lane.results.pieces) {
+        const SweepSequence& sequence = sequences[piece.sequence];
+        (sequence.targets ? sequence.targets : sequence.tokens)(piece.start, piece.count, at);
+        at += piece.count;
       }
-      kernels::copy_to_device(lane.exec, lane.tables.data(), targets, 4 * lane.count);
+      std::replace(targets, at, model_.tokenizer().n, -1);
+      kernels::copy_to_device(lane.exec, lane.tables.data(), targets, 4 * count);
       head.target_L = lane.tables.as<const int32_t>();
       head.out_L = reinterpret_cast<float*>(log_p);
     }
     kernels::head_log_likelihood(lane.exec, head);
     if (wanted.logits) {
-      kernels::copy_to_host(lane.exec, lane.logits.as<float>(), logits, 4 * lane.count * vocab_);
+      kernels::copy_to_host(lane.exec, lane.logits.as<float>(), logits, 4 * count * vocab_);
     }
     if (wanted.log_likelihood) {
-      kernels::copy_to_host(lane.exec, lane.log_p.as<float>(), log_p, 4 * lane.count);
+      kernels::copy_to_host(lane.exec, lane.log_p.as<float>(), log_p, 4 * count);
     }
   }
 
-  void collect(const SweepSequence& sequence, const SweepWanted& wanted, Lane& lane) {
+  void collect(std::span<const SweepSequence> sequences, const SweepWanted& wanted, Lane& lane) {
     settle(lane);
-    SweepRows rows;
-    rows.start = lane.start;
-    rows.length = lane.count;
-    if (wanted.layer) {
-      rows.hidden = lane.hidden.as<const float>();
-      if (strands_ == 2) {
-        const bool final = *wanted.layer == kFinalLayer;
-        const int64_t layer = final ? model_.config().n_layer : *wanted.layer;
-        joined_.resize(
-            static_cast<size_t>(lane.count * SweepEngine::hidden_width(model_, wanted.halves)));
-        join_halves(wanted.halves, model_.halves_swapped(layer), width_, lane.count, rows.hidden,
-                    lane.mirror_hidden.as<const float>(), joined_.data());
-        rows.hidden = joined_.data();
+    const int64_t hidden_width = SweepEngine::hidden_width(model_, wanted.halves);
+    const float* hidden = lane.hidden.as<const float>();
+    if (wanted.layer && strands_ == 2) {
+      const bool final = *wanted.layer == kFinalLayer;
+      const int64_t layer = final ? model_.config().n_layer : *wanted.layer;
+      joined_.resize(static_cast<size_t>(lane.results.rows * hidden_width));
+      join_halves(wanted.halves, model_.halves_swapped(layer), width_, lane.results.rows, hidden,
+                  lane.mirror_hidden.as<const float>(), joined_.data());
+      hidden = joined_.data();
+    }
+    int64_t row = 0;
+    for (const ResultPiece& piece : lane.results.pieces) {
+      SweepRows rows;
+      rows.start = piece.start;
+      rows.length = piece.count;
+      if (wanted.layer) rows.hidden = hidden + row * hidden_width;
+      if (wanted.logits) rows.logits_LV = lane.logits.as<const float>() + row * vocab_;
+      if (wanted.log_likelihood) {
+        rows.log_likelihood_L = lane.log_p.as<const float>() + row;
+        require_finite(model_, lane.targets.as<const int32_t>() + row, rows.log_likelihood_L,
+                       piece.count, piece.start);
       }
+      sequences[piece.sequence].consume(rows);
+      row += piece.count;
     }
-    if (wanted.logits) rows.logits_LV = lane.logits.as<const float>();
-    if (wanted.log_likelihood) {
-      rows.log_likelihood_L = lane.log_p.as<const float>();
-      require_finite(model_, lane.targets.as<const int32_t>(), rows.log_likelihood_L, lane.count,
-                     lane.start);
-    }
-    sequence.consume(rows);
   }
 
   const Model& model_;
@@ -820,7 +796,7 @@ class DeviceSweeps : public SweepEngine::Backend {
   DeviceBuffer head_;
   DeviceBuffer mirror_head_;
   std::vector<Layer> layers_;
-  Norm final_norm_;
+  DeviceNorm final_norm_;
   int64_t state_floats_ = 0;  // of a sequence in a sweep, at most
   size_t most_stages_ = 0;
   int64_t most_pieces_ = 1;

@@ -61,8 +61,8 @@ class Mamba1Device : public DeviceMixer {
   // Channels are sorted by how long their slowest state lasts, so that the channels of a warp forget at
   // about the same rate and the scan's first step can leave whole groups out.
   Places channels_;
-  DeviceBuffer in_proj_, in_bias_, conv_, conv_bias_, x_proj_, dt_proj_, dt_bias_, a_, skip_,
-      out_proj_, out_bias_;
+  DeviceProjection in_proj_, out_proj_;
+  DeviceBuffer conv_, conv_bias_, x_proj_, dt_proj_, dt_bias_, a_, skip_;
 };
 
 void Mamba1Device::forward(DeviceExec& exec, const DeviceMixerCall& call) const {
@@ -82,8 +82,8 @@ void Mamba1Device::forward(DeviceExec& exec, const DeviceMixerCall& call) const 
   const int64_t dt_stride = keeps_xz() ? inner_ : wide;
 
   if (!call.follows_begin) {
-    kernels::linear(exec, {rows, model_, wide, call.input_LD, model_, in_proj_.data(),
-                           in_bias_.data(), xz, wide});
+    kernels::linear(exec, {rows, model_, wide, call.input_LD, model_, in_proj_.weight.data(),
+                           in_proj_.bias.data(), xz, wide});
   }
   kernels::DeviceCausalConv1dArgs conv;
   conv.batch = call.batch;
@@ -131,8 +131,9 @@ void Mamba1Device::forward(DeviceExec& exec, const DeviceMixerCall& call) const 
   scan.accumulate = call.part == DevicePart::finish;
   kernels::selective_scan(exec, scan);
   if (call.part == DevicePart::begin) return;
-  kernels::linear(exec, {rows, inner_, model_, scan.out_LE, scan.out_stride, out_proj_.data(),
-                         out_bias_.data(), call.out_LD, model_, call.accumulate});
+  kernels::linear(exec,
+                  {rows, inner_, model_, scan.out_LE, scan.out_stride, out_proj_.weight.data(),
+                   out_proj_.bias.data(), call.out_LD, model_, call.accumulate});
 }
 
 }  // namespace
@@ -197,18 +198,12 @@ std::unique_ptr<DeviceMixer> Mamba1Mixer::upload(kernels::DeviceExec& exec) cons
   const auto upload_channels = [&](const AlignedFloats& values, int64_t rows, float fill) {
     return upload_weights_f32(exec, place_columns(values, rows, channels, inner, fill));
   };
-  const auto upload_bias = [&](const AlignedFloats& bias, const Places& places, int64_t padded) {
-    if (bias.empty()) return DeviceBuffer();
-    return upload_weights(exec, place_columns(bias, 1, places, padded));
-  };
-  device->in_proj_ =
-      upload_weights(exec, place_product(in_proj_, wide, 2 * inner, model, device->model_));
-  device->in_bias_ = upload_bias(in_bias_, wide, 2 * inner);
+  device->in_proj_ = upload_projection(exec, in_proj_, wide, 2 * inner, model, device->model_);
   device->conv_ = upload_channels(conv_KE_, d_conv_, 0);
   if (!conv_bias_.empty()) device->conv_bias_ = upload_channels(conv_bias_, 1, 0);
-  AlignedFloats x_proj = place_product(x_proj_, narrow, device->narrow_, channels, inner);
+  AlignedFloats x_proj = place_product(x_proj_.panels, narrow, device->narrow_, channels, inner);
   AlignedFloats dt_proj =
-      place_product(dt_proj_, channels, inner, in_order(dt_rank_), device->rank_);
+      place_product(dt_proj_.panels, channels, inner, in_order(dt_rank_), device->rank_);
   if (device->fused_) {
     x_proj = kernels::pack_x_weight(x_proj, device->narrow_, inner);
     dt_proj = kernels::pack_dt_weight(dt_proj, inner, device->rank_);
@@ -218,14 +213,9 @@ std::unique_ptr<DeviceMixer> Mamba1Mixer::upload(kernels::DeviceExec& exec) cons
   device->dt_bias_ = upload_channels(dt_bias_, 1, 0);
   device->a_ = upload_channels(A_NE_, d_state_, -1);
   device->skip_ = upload_channels(D_skip_, 1, 0);
-  device->out_proj_ =
-      upload_weights(exec, place_product(out_proj_, model, device->model_, channels, inner));
-  AlignedFloats out_bias = out_bias_;
   // Each direction adds its bias; sharing out_proj, both are added at once.
-  if (shares_out_proj_) {
-    for (float& value : out_bias) value *= 2;
-  }
-  device->out_bias_ = upload_bias(out_bias, model, device->model_);
+  device->out_proj_ = upload_projection(exec, out_proj_, model, device->model_, channels, inner,
+                                        shares_out_proj_ ? 2.0F : 1.0F);
   return device;
 }
 

@@ -3,18 +3,9 @@
 #include <cmath>
 
 #include "kernels/causal_conv1d.h"
-#include "kernels/linear.h"
 #include "kernels/selective_scan.h"
 
 namespace chromamba::mamba {
-namespace {
-
-const float* data_or_null(const AlignedFloats& values) {
-  return values.empty() ? nullptr : values.data();
-}
-
-}  // namespace
-
 Mamba1Mixer::Mamba1Mixer(const ModelConfig& config, TensorLoader& tensors,
                          const MixerOptions& options)
     : d_model_(config.d_model),
@@ -24,30 +15,16 @@ Mamba1Mixer::Mamba1Mixer(const ModelConfig& config, TensorLoader& tensors,
       dt_rank_(config.dt_rank),
       shares_out_proj_(options.shared && config.directions == Directions::add) {
   TensorLoader own = tensors.scope(options.name);
-  const auto take_panels = [&](const char* name, int64_t out, int64_t in) {
-    return kernels::pack_panels(own.take(name, {out, in}), out, in);
-  };
-  in_proj_ = kernels::pack_panels(
-      take_projection(tensors, options, "in_proj.weight", 2 * d_inner_, d_model_, WidthAxis::in),
-      2 * d_inner_, d_model_);
-  if (config.proj_bias) {
-    const std::vector<int64_t> shape = {2 * d_inner_};
-    in_bias_ = options.shared ? tensors.take_tied(options.name + "in_proj.bias",
-                                                  options.shares + "in_proj.bias", shape)
-                              : own.take("in_proj.bias", shape);
-  }
+  in_proj_ = take_in_proj(config, tensors, options, 2 * d_inner_);
   conv_KE_ = transposed(own.take("conv1d.weight", {d_inner_, 1, d_conv_}), d_inner_, d_conv_);
   conv_bias_ = own.take_or_empty("conv1d.bias", {d_inner_}, config.conv_bias);
-  x_proj_ = take_panels("x_proj.weight", dt_rank_ + 2 * d_state_, d_inner_);
-  dt_proj_ = take_panels("dt_proj.weight", d_inner_, dt_rank_);
+  x_proj_ = take_projection(own, "x_proj.weight", dt_rank_ + 2 * d_state_, d_inner_);
+  dt_proj_ = take_projection(own, "dt_proj.weight", d_inner_, dt_rank_);
   dt_bias_ = own.take("dt_proj.bias", {d_inner_});
   A_NE_ = transposed(own.take("A_log", {d_inner_, d_state_}), d_inner_, d_state_);
   for (float& a : A_NE_) a = -std::exp(a);
   D_skip_ = own.take("D", {d_inner_});
-  out_proj_ = kernels::pack_panels(
-      take_projection(tensors, options, "out_proj.weight", d_model_, d_inner_, WidthAxis::out),
-      d_model_, d_inner_);
-  out_bias_ = take_out_bias(tensors, options, d_model_, config.proj_bias);
+  out_proj_ = take_out_proj(config, tensors, options);
 }
 
 LayerState Mamba1Mixer::zero_state() const {
@@ -62,8 +39,7 @@ int64_t Mamba1Mixer::workspace_floats(int64_t rows) const {
 }
 
 int64_t Mamba1Mixer::matmul_flops() const {
-  return 2 * (2 * d_inner_ * d_model_ + (dt_rank_ + 2 * d_state_) * d_inner_ + d_inner_ * dt_rank_ +
-              d_model_ * d_inner_);
+  return in_proj_.flops() + x_proj_.flops() + dt_proj_.flops() + out_proj_.flops();
 }
 
 void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
@@ -75,15 +51,7 @@ void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
   float* dt = xz;                      // [T, E] with row stride 2E
   float* x_dbl = u + rows * d_inner_;  // [d, Bmat, Cmat], last because its width fits no cache line
 
-  kernels::linear(exec, {.rows = rows,
-                         .in_features = d_model_,
-                         .out_features = wide,
-                         .x = call.input_LD,
-                         .x_stride = d_model_,
-                         .weight_panels = in_proj_.data(),
-                         .bias_N = data_or_null(in_bias_),
-                         .y = xz,
-                         .y_stride = wide});
+  in_proj_.apply(exec, rows, call.input_LD, d_model_, xz, wide);
 
   call.gate->wait(CarryPart::conv);
   kernels::causal_conv1d(exec, {.length = rows,
@@ -99,22 +67,8 @@ void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
                                 .out_stride = d_inner_});
   call.gate->pass_on(CarryPart::conv);
 
-  kernels::linear(exec, {.rows = rows,
-                         .in_features = d_inner_,
-                         .out_features = narrow,
-                         .x = u,
-                         .x_stride = d_inner_,
-                         .weight_panels = x_proj_.data(),
-                         .y = x_dbl,
-                         .y_stride = narrow});
-  kernels::linear(exec, {.rows = rows,
-                         .in_features = dt_rank_,
-                         .out_features = d_inner_,
-                         .x = x_dbl,
-                         .x_stride = narrow,
-                         .weight_panels = dt_proj_.data(),
-                         .y = dt,
-                         .y_stride = wide});
+  x_proj_.apply(exec, rows, u, d_inner_, x_dbl, narrow);
+  dt_proj_.apply(exec, rows, x_dbl, narrow, dt, wide);
 
   call.gate->wait(CarryPart::ssm);
   kernels::selective_scan(exec, {.length = rows,
@@ -138,15 +92,7 @@ void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
                                  .out_stride = wide});
   call.gate->pass_on(CarryPart::ssm);
 
-  kernels::linear(exec, {.rows = rows,
-                         .in_features = d_inner_,
-                         .out_features = d_model_,
-                         .x = dt,
-                         .x_stride = wide,
-                         .weight_panels = out_proj_.data(),
-                         .bias_N = data_or_null(out_bias_),
-                         .y = call.out_LD,
-                         .y_stride = d_model_});
+  out_proj_.apply(exec, rows, dt, wide, call.out_LD, d_model_);
 }
 
 }  // namespace chromamba::mamba

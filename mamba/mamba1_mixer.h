@@ -35,17 +35,15 @@ class Mamba1Mixer : public Mixer {
   int64_t d_conv_;
   int64_t dt_rank_;
   bool shares_out_proj_;     // with the other direction, whose output is added
-  AlignedFloats in_proj_;    // [2E, D]: all four projections in panels, see kernels/linear.h
-  AlignedFloats in_bias_;    // [2E] or empty
+  Projection in_proj_;       // [2E, D]
   AlignedFloats conv_KE_;    // [K, E]: transposed, see causal_conv1d.h
   AlignedFloats conv_bias_;  // [E] or empty
-  AlignedFloats x_proj_;     // [R + 2N, E]
-  AlignedFloats dt_proj_;    // [E, R]
+  Projection x_proj_;        // [R + 2N, E]
+  Projection dt_proj_;       // [E, R]; its bias is the scan's
   AlignedFloats dt_bias_;    // [E]
   AlignedFloats A_NE_;       // [N, E] = -exp(A_log) transposed
   AlignedFloats D_skip_;     // [E]
-  AlignedFloats out_proj_;   // [D, E]
-  AlignedFloats out_bias_;   // [D] or empty
+  Projection out_proj_;      // [D, E]
 };
 
 }  // namespace chromamba::mamba

@@ -76,8 +76,8 @@ class Mamba2Device : public DeviceMixer {
   float dt_min_ = 0;
   float dt_max_ = 0;
   kernels::DeviceGatedNormArgs norm_;  // what does not change from call to call
-  DeviceBuffer in_proj_, in_bias_, conv_, conv_bias_, dt_bias_, a_, skip_, norm_weight_, out_proj_,
-      out_bias_;
+  DeviceProjection in_proj_, out_proj_;
+  DeviceBuffer conv_, conv_bias_, dt_bias_, a_, skip_, norm_weight_;
 };
 
 void Mamba2Device::forward(DeviceExec& exec, const DeviceMixerCall& call) const {
@@ -89,8 +89,8 @@ void Mamba2Device::forward(DeviceExec& exec, const DeviceMixerCall& call) const 
   // The convolution's inputs, and then, once it has consumed them, the scan's outputs and those of the norm.
   std::byte* y = z + inner_ * dtype_bytes_;
 
-  kernels::linear(exec, {rows, model_, wide_, call.input_LD, model_, in_proj_.data(),
-                         in_bias_.data(), z, wide_});
+  kernels::linear(exec, {rows, model_, wide_, call.input_LD, model_, in_proj_.weight.data(),
+                         in_proj_.bias.data(), z, wide_});
   kernels::DeviceCausalConv1dArgs conv;
   conv.batch = call.batch;
   conv.channels = mixed_;
@@ -140,8 +140,8 @@ void Mamba2Device::forward(DeviceExec& exec, const DeviceMixerCall& call) const 
   norm.out_LE = y;
   norm.out_stride = wide_;
   kernels::gated_norm(exec, norm);
-  kernels::linear(exec, {rows, inner_, model_, y, wide_, out_proj_.data(), out_bias_.data(),
-                         call.out_LD, model_, call.accumulate});
+  kernels::linear(exec, {rows, inner_, model_, y, wide_, out_proj_.weight.data(),
+                         out_proj_.bias.data(), call.out_LD, model_, call.accumulate});
 }
 
 }  // namespace
@@ -174,27 +174,19 @@ std::unique_ptr<DeviceMixer> Mamba2Mixer::upload(kernels::DeviceExec& exec) cons
   const int64_t mixed = device->mixed_;
   const Places wide = joined(joined(channels, shifted(device->mixed_channels_, inner)),
                              in_order(n_heads_, inner + mixed));
-  const auto upload_bias = [&](const AlignedFloats& bias, const Places& places, int64_t padded) {
-    if (bias.empty()) return DeviceBuffer();
-    return upload_weights(exec, place_columns(bias, 1, places, padded));
-  };
   const auto upload_f32 = [&](const AlignedFloats& values, int64_t rows, const Places& places,
                               int64_t padded) {
     if (values.empty()) return DeviceBuffer();
     return upload_weights_f32(exec, place_columns(values, rows, places, padded));
   };
-  device->in_proj_ =
-      upload_weights(exec, place_product(in_proj_, wide, device->wide_, model, device->model_));
-  device->in_bias_ = upload_bias(in_bias_, wide, device->wide_);
+  device->in_proj_ = upload_projection(exec, in_proj_, wide, device->wide_, model, device->model_);
   device->conv_ = upload_f32(conv_KC_, d_conv_, device->mixed_channels_, mixed);
   device->conv_bias_ = upload_f32(conv_bias_, 1, device->mixed_channels_, mixed);
   device->dt_bias_ = upload_weights_f32(exec, dt_bias_);
   device->a_ = upload_weights_f32(exec, A_);
   device->skip_ = upload_f32(D_skip_, 1, channels, inner);
   device->norm_weight_ = upload_f32(norm_, 1, channels, inner);
-  device->out_proj_ =
-      upload_weights(exec, place_product(out_proj_, model, device->model_, channels, inner));
-  device->out_bias_ = upload_bias(out_bias_, model, device->model_);
+  device->out_proj_ = upload_projection(exec, out_proj_, model, device->model_, channels, inner);
   return device;
 }
 

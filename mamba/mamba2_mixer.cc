@@ -4,15 +4,10 @@
 #include <cmath>
 
 #include "kernels/causal_conv1d.h"
-#include "kernels/linear.h"
 #include "kernels/ssd_scan.h"
 
 namespace chromamba::mamba {
 namespace {
-
-const float* data_or_null(const AlignedFloats& values) {
-  return values.empty() ? nullptr : values.data();
-}
 
 kernels::GatedNormKind norm_kind(const ModelConfig& config) {
   if (!config.gated_norm) return kernels::GatedNormKind::none;
@@ -37,15 +32,7 @@ Mamba2Mixer::Mamba2Mixer(const ModelConfig& config, TensorLoader& tensors,
       norm_groups_(config.gated_norm_groups),
       norm_eps_(static_cast<float>(config.gated_norm_eps)) {
   TensorLoader own = tensors.scope(options.name);
-  in_proj_ = kernels::pack_panels(
-      take_projection(tensors, options, "in_proj.weight", in_width(), d_model_, WidthAxis::in),
-      in_width(), d_model_);
-  if (config.proj_bias) {
-    const std::vector<int64_t> shape = {in_width()};
-    in_bias_ = options.shared ? tensors.take_tied(options.name + "in_proj.bias",
-                                                  options.shares + "in_proj.bias", shape)
-                              : own.take("in_proj.bias", shape);
-  }
+  in_proj_ = take_in_proj(config, tensors, options, in_width());
   conv_KC_ = transposed(own.take("conv1d.weight", {conv_channels(), 1, d_conv_}), conv_channels(),
                         d_conv_);
   conv_bias_ = own.take_or_empty("conv1d.bias", {conv_channels()}, config.conv_bias);
@@ -61,10 +48,7 @@ Mamba2Mixer::Mamba2Mixer(const ModelConfig& config, TensorLoader& tensors,
     }
   }
   norm_ = own.take_or_empty("norm.weight", {d_inner_}, config.gated_norm);
-  out_proj_ = kernels::pack_panels(
-      take_projection(tensors, options, "out_proj.weight", d_model_, d_inner_, WidthAxis::out),
-      d_model_, d_inner_);
-  out_bias_ = take_out_bias(tensors, options, d_model_, config.proj_bias);
+  out_proj_ = take_out_proj(config, tensors, options);
 }
 
 LayerState Mamba2Mixer::zero_state() const {
@@ -78,9 +62,7 @@ int64_t Mamba2Mixer::workspace_floats(int64_t rows) const {
   return rows * (conv_channels() + in_width());
 }
 
-int64_t Mamba2Mixer::matmul_flops() const {
-  return 2 * (in_width() * d_model_ + d_model_ * d_inner_);
-}
+int64_t Mamba2Mixer::matmul_flops() const { return in_proj_.flops() + out_proj_.flops(); }
 
 void Mamba2Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
   const int64_t rows = call.rows;
@@ -91,15 +73,7 @@ void Mamba2Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
   float* y = z + d_inner_;      // over xBC, row stride `wide`
   const float* dt = y + mixed;
 
-  kernels::linear(exec, {.rows = rows,
-                         .in_features = d_model_,
-                         .out_features = wide,
-                         .x = call.input_LD,
-                         .x_stride = d_model_,
-                         .weight_panels = in_proj_.data(),
-                         .bias_N = data_or_null(in_bias_),
-                         .y = z,
-                         .y_stride = wide});
+  in_proj_.apply(exec, rows, call.input_LD, d_model_, z, wide);
 
   call.gate->wait(CarryPart::conv);
   kernels::causal_conv1d(exec, {.length = rows,
@@ -151,15 +125,7 @@ void Mamba2Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
                              .weight_E = data_or_null(norm_),
                              .out_LE = y,
                              .out_stride = wide});
-  kernels::linear(exec, {.rows = rows,
-                         .in_features = d_inner_,
-                         .out_features = d_model_,
-                         .x = y,
-                         .x_stride = wide,
-                         .weight_panels = out_proj_.data(),
-                         .bias_N = data_or_null(out_bias_),
-                         .y = call.out_LD,
-                         .y_stride = d_model_});
+  out_proj_.apply(exec, rows, y, wide, call.out_LD, d_model_);
 }
 
 }  // namespace chromamba::mamba

@@ -40,16 +40,14 @@ class Mamba2Mixer : public Mixer {
   kernels::GatedNormKind norm_kind_;
   int64_t norm_groups_;
   float norm_eps_;
-  AlignedFloats in_proj_;    // [E + C + H, D]: both projections in panels, see kernels/linear.h
-  AlignedFloats in_bias_;    // [E + C + H] or empty
+  Projection in_proj_;       // [E + C + H, D]
   AlignedFloats conv_KC_;    // [K, C]: transposed, see causal_conv1d.h
   AlignedFloats conv_bias_;  // [C] or empty
   AlignedFloats dt_bias_;    // [H]
   AlignedFloats A_;          // [H] = -exp(A_log)
   AlignedFloats D_skip_;     // [E], by channel whatever the checkpoint has
   AlignedFloats norm_;       // [E] or empty
-  AlignedFloats out_proj_;   // [D, E]
-  AlignedFloats out_bias_;   // [D] or empty
+  Projection out_proj_;      // [D, E]
 };
 
 }  // namespace chromamba::mamba

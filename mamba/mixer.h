@@ -126,14 +126,30 @@ struct MixerOptions {
 std::unique_ptr<Mixer> make_mixer(const ModelConfig& config, TensorLoader& tensors,
                                   const MixerOptions& options);
 
-// in_proj or out_proj of a mixer, [out, in] in row-major order: taken under the options' names, with the axis that
-// runs over D turned round where they say so.
-enum class WidthAxis { in, out };
-AlignedFloats take_projection(TensorLoader& tensors, const MixerOptions& options,
-                              const std::string& name, int64_t out_features, int64_t in_features,
-                              WidthAxis width);
-// The bias of out_proj, turned round with it.
-AlignedFloats take_out_bias(TensorLoader& tensors, const MixerOptions& options, int64_t d_model,
-                            bool expected);
+// A product with its weights in panels (kernels/linear.h), and its bias where it has one.
+struct Projection {
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+  AlignedFloats panels;
+  AlignedFloats bias;
+
+  // y [rows, out] = x [rows, in] · Wᵀ + bias, with row strides.
+  void apply(kernels::Exec& exec, int64_t rows, const float* x, int64_t x_stride, float* y,
+             int64_t y_stride) const;
+  int64_t flops() const { return 2 * out_features * in_features; }  // of a row
+};
+
+// A mixer's in_proj [width, D] and out_proj [D, E], as the options say: stored under either direction's name where they
+// are shared, the axis of D turned round where it is flipped. Others, without a bias, from `own`: the mixer's scope.
+Projection take_in_proj(const ModelConfig& config, TensorLoader& tensors,
+                        const MixerOptions& options, int64_t width);
+Projection take_out_proj(const ModelConfig& config, TensorLoader& tensors,
+                         const MixerOptions& options);
+Projection take_projection(TensorLoader& own, const std::string& name, int64_t out_features,
+                           int64_t in_features);
+
+inline const float* data_or_null(const AlignedFloats& values) {
+  return values.empty() ? nullptr : values.data();
+}
 
 }  // namespace chromamba::mamba

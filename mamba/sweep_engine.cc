@@ -150,12 +150,12 @@ class CpuSweeps : public SweepEngine::Backend {
     }
   }
 
-  void load(BlockBuffer& buffer, std::span<const SweepPiece> pieces) {
+  void load(BlockBuffer& buffer, std::span<const SweepPiece> pieces, bool with_half = true) {
     for (size_t i = 0; i < pieces.size(); ++i) {
       const int64_t row = runs_[pieces[i].run].row + pieces[i].start;
       const int64_t bytes = kFloat * width_ * pieces[i].length;
       store_->read(residual_offset(row), buffer.rows[i].residual, bytes);
-      store_->read(half_offset(row), buffer.rows[i].half, bytes);
+      if (with_half) store_->read(half_offset(row), buffer.rows[i].half, bytes);
     }
   }
 
@@ -362,7 +362,7 @@ class CpuSweeps : public SweepEngine::Backend {
       std::vector<SweepPiece> pieces = {{index * (rcps ? 2 : 1), start, count}};
       if (rcps) pieces.push_back({index * 2 + 1, run.length - start - count, count});
       lay_out(buffer, pieces);
-      if (store_->memory() == nullptr) load(buffer, pieces);
+      if (store_->memory() == nullptr) load(buffer, pieces, false);
       const auto resize = [count](auto& values, bool needed, int64_t width) {
         values.resize(needed ? static_cast<size_t>(count * width) : 0);
       };

@@ -29,6 +29,10 @@ inline constexpr double kBf16MeanLogP = 2e-3;
 // kernels between activations that are rounded to bf16 the difference is 1.25e-2.
 inline constexpr double kBf16FixtureLogP = 2.5e-2;
 
+// The fixtures of two directions: masked bases' mean |Δ ln p| as a share of their mean |ln p|, which random weights make
+// as large as 15. Measured: 3.3e-4.
+inline constexpr double kBf16SweepLogP = 1e-3;
+
 // One kernel in bf16 against its double reference on the same rounded inputs: the output's own rounding
 // (2^-9) and that of values handed on inside the kernel's fused functions (2^-11).
 inline constexpr double kBf16Kernel = 0x1p-8;

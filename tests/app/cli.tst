@@ -1094,7 +1094,7 @@ no memory, threads or chunks change a value
   $ check score ref.fa $PH --strand both; check score ref.fa $PS --mask-stride 2; check score ref.fa $PH --window 700 --strand both
   $ check embed ref.fa $PH --strand both; check embed ref.fa $PS; check score ref.fa -m $models/one_way
   $ limits=("--chunk-size 256 -@ 1" "--chunk-size 1000 --memory 118M" "--memory 119M -@ 2")
-  $ check embed ref.fa $PS --bin 7 --strand mean; check embed ref.fa $PH --pool mean --window 900 --overlap 800 --strand both
+  $ check embed ref.fa $PS --bin 7 --strand mean; check embed ref.fa $PH --pool mean --window 900 --overlap 600 --strand both
   $ rm a.h5 b.h5
 the reverse strand is the reverse complement read forward
   $ for more in "score" "score --mask-stride 1" "embed"; do
