@@ -1,7 +1,6 @@
 // What the CUDA kernels share: error checks, vector loads of either element type, fast functions.
 #pragma once
 
-#include <cublasLt.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
@@ -13,6 +12,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/batch.h"
+#include "kernels/cublas_lt.cuh"
 #include "kernels/device.h"
 
 namespace chromamba::kernels {

@@ -105,7 +105,7 @@ DeviceExec::DeviceExec(int ordinal, DType dtype) : impl_(std::make_shared<Impl>(
   cuda::check(cudaSetDevice(ordinal), *impl_, "choosing the GPU");
   cuda::check(cudaStreamCreateWithFlags(&impl_->stream, cudaStreamNonBlocking), *impl_,
               "making a stream");
-  if (cublasLtCreate(&impl_->blas) != CUBLAS_STATUS_SUCCESS) {
+  if (cublas_lt().create(&impl_->blas) != CUBLAS_STATUS_SUCCESS) {
     throw ResourceError(device_name(impl_->info) + ": cuBLASLt cannot start (out of memory?)");
   }
   cuda::check(cudaMalloc(&impl_->blas_workspace, kBlasWorkspaceBytes), *impl_,
@@ -119,7 +119,7 @@ DeviceExec::Impl::~Impl() {
   if (stream != nullptr) cudaStreamSynchronize(stream);
   plans.clear();
   if (blas_workspace != nullptr) cudaFree(blas_workspace);
-  if (blas != nullptr) cublasLtDestroy(blas);
+  if (blas != nullptr) cublas_lt().destroy(blas);
   if (stream != nullptr) cudaStreamDestroy(stream);
 }
 
