@@ -149,6 +149,19 @@ class DeviceEngine::Impl {
     return state;
   }
 
+  void copy_sequence(const SequenceState& from, SequenceState& to) {
+    to.device = std::make_shared<DeviceSequence>();
+    to.device->tail = from.device->tail;
+    to.device->turn = from.device->turn;
+    for (size_t s = 0; s < stages_.size(); ++s) {
+      Stage& stage = *stages_[s];
+      to.device->states.push_back(std::make_unique<DeviceSequence::Pieces>(stage.pool));
+      to.device->sums.push_back(std::make_unique<DeviceSequence::Pieces>(stage.sum_pool));
+      kernels::copy_between(stage.exec, to.device->states.back()->take(), stage.exec,
+                            from.device->states[s]->taken[0], 4 * stage.pool->floats());
+    }
+  }
+
   std::vector<LayerState> read_layers(const SequenceState& state) {
     std::vector<LayerState> layers;
     for (size_t s = 0; s < stages_.size(); ++s) {
@@ -810,6 +823,14 @@ DeviceEngine::DeviceEngine(const Model& model, const ComputeDevice& device)
     : impl_(std::make_unique<Impl>(model, device)) {}
 DeviceEngine::~DeviceEngine() = default;
 SequenceState DeviceEngine::new_sequence() { return impl_->new_sequence(); }
+void DeviceEngine::copy_sequence(const SequenceState& from, SequenceState& to) {
+  impl_->copy_sequence(from, to);
+}
+int64_t DeviceEngine::state_bytes(const Model& model) {
+  // The states after the last whole segment and after the last base (kernels/batch.h), of which the convolution's
+  // first ones twice.
+  return 3 * model.state_bytes();
+}
 void DeviceEngine::forward(std::span<Chunk> chunks, const std::function<void()>& poll) {
   impl_->forward(chunks, poll);
 }

@@ -30,9 +30,11 @@ class DeviceEngine {
   ~DeviceEngine();
 
   SequenceState new_sequence();
+  void copy_sequence(const SequenceState& from, SequenceState& to);  // what lies on the devices
   void forward(std::span<Chunk> chunks, const std::function<void()>& poll);
   std::vector<LayerState> read_layers(const SequenceState& state);
-  int64_t peak_bytes() const;  // of device memory
+  int64_t peak_bytes() const;                      // of device memory
+  static int64_t state_bytes(const Model& model);  // of one sequence, on all devices together
   // Page-locked memory and what the CUDA runtime maps, about.
   static int64_t host_bytes(const Model& model, int64_t gpus, int64_t tap_bytes);
 

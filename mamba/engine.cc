@@ -26,6 +26,7 @@ struct Tile {
   int32_t index;  // of this tile within its chunk
   int64_t start;  // first base of the tile, counted in the chunk
   int64_t count;
+  SequenceState* snapshot;  // of the state after it, or null
 };
 
 }  // namespace
@@ -77,10 +78,25 @@ class Engine::Impl {
       // One more pair of hand-overs than layers: of the pooled sums.
       tickets.push_back(std::make_unique<Tickets>(n_layer + 1));
       int32_t index = 0;
+      auto snapshot = chunk.snapshots.begin();
+      if (snapshot != chunk.snapshots.end() && snapshot->at == 0) {
+        prepare(*snapshot, *chunk.state);
+        snapshot->to->layers = chunk.state->layers;
+        snapshot->to->next_log_p = chunk.state->next_log_p;
+        ++snapshot;
+      }
       for (int64_t start = 0; start < chunk.length;) {
-        const int64_t count = std::min(kTileRows, chunk.length - start);
-        tiles.push_back({c, tickets.back().get(), index++, start, count});
-        start += count;
+        const bool more = snapshot != chunk.snapshots.end();
+        const int64_t stop = more ? snapshot->at : chunk.length;
+        Tile tile{c,      tickets.back().get(), index++, start, std::min(kTileRows, stop - start),
+                  nullptr};
+        start += tile.count;
+        if (more && start == stop) {
+          prepare(*snapshot, *chunk.state);
+          tile.snapshot = snapshot->to;
+          ++snapshot;
+        }
+        tiles.push_back(tile);
       }
     }
 
@@ -121,6 +137,12 @@ class Engine::Impl {
     std::vector<float> log_p;
     std::vector<kernels::PoolGroup> groups;
   };
+
+  void prepare(const Snapshot& snapshot, const SequenceState& state) const {
+    snapshot.to->position = state.position + snapshot.at;
+    snapshot.to->layers.resize(state.layers.size());
+    snapshot.to->next_log_p.resize(static_cast<size_t>(model_.config().vocab_size));
+  }
 
   // The residual add and norm of the valid rows, and the taps that want this point of the stream.
   void add_norm(Worker& worker, const NormWeights& norm, const Chunk& chunk, const Tile& tile,
@@ -206,14 +228,15 @@ class Engine::Impl {
     for (int64_t layer = 0; layer < last_layer; ++layer) {
       const Block& block = model_.blocks()[static_cast<size_t>(layer)];
       add_norm(worker, block.norm, chunk, tile, layer);
-      TileGate gate(*tile.tickets, layer, tile.index);
-      block.forward->forward(worker.exec,
-                             {.rows = tile.count,
-                              .input_LD = worker.hidden.data(),
-                              .out_LD = worker.hidden.data(),
-                              .workspace = worker.workspace.data(),
-                              .state = &chunk.state->layers[static_cast<size_t>(layer)],
-                              .gate = &gate});
+      const auto at = static_cast<size_t>(layer);
+      TileGate gate(*tile.tickets, layer, tile.index, &chunk.state->layers[at],
+                    tile.snapshot == nullptr ? nullptr : &tile.snapshot->layers[at]);
+      block.forward->forward(worker.exec, {.rows = tile.count,
+                                           .input_LD = worker.hidden.data(),
+                                           .out_LD = worker.hidden.data(),
+                                           .workspace = worker.workspace.data(),
+                                           .state = &chunk.state->layers[at],
+                                           .gate = &gate});
     }
     // Layer `last_layer` is the residual stream after its add; the norm after it is the next block's
     // (unused then) or the final one.
@@ -262,13 +285,15 @@ class Engine::Impl {
       std::copy_n(worker.log_p.begin(), tile.count - (ends_chunk ? 1 : 0),
                   chunk.log_likelihood_L + tile.start + 1);
     }
-    if (ends_chunk) {
+    const auto predict = [&](SequenceState& state) {
       kernels::head_log_softmax(worker.exec, {.length = 1,
                                               .vocab_size = vocab,
                                               .logits_LV = logits + (tile.count - 1) * vocab,
                                               .logits_stride = vocab,
-                                              .log_p_LV = chunk.state->next_log_p.data()});
-    }
+                                              .log_p_LV = state.next_log_p.data()});
+    };
+    if (ends_chunk) predict(*chunk.state);
+    if (tile.snapshot != nullptr) predict(*tile.snapshot);
   }
 
   const Model& model_;
@@ -294,11 +319,31 @@ SequenceState Engine::new_sequence() const {
   return device_ ? device_->new_sequence() : impl_->new_sequence();
 }
 
+SequenceState Engine::copy_of(const SequenceState& state) const {
+  SequenceState copy;
+  copy.position = state.position;
+  copy.layers = state.layers;
+  copy.next_log_p = state.next_log_p;
+  if (device_) device_->copy_sequence(state, copy);
+  return copy;
+}
+
+int64_t Engine::state_bytes(const Model& model, const ComputeDevice& device) {
+  return device.cuda ? DeviceEngine::state_bytes(model) : model.state_bytes();
+}
+
 void Engine::forward(std::span<Chunk> chunks, const std::function<void()>& poll) {
   std::optional<int64_t> pooled_layer;
   for (const Chunk& chunk : chunks) {
     if (chunk.pooled && chunk.pooled->layer != pooled_layer.value_or(chunk.pooled->layer)) {
       throw InternalError("chunks of one call pool different layers");
+    }
+    int64_t free = 0;
+    for (const Snapshot& snapshot : chunk.snapshots) {
+      if (snapshot.at < free || snapshot.at >= chunk.length) {
+        throw InternalError("snapshots of a chunk must ascend and lie in it");
+      }
+      free = snapshot.at + 1;
     }
     if (chunk.pooled) pooled_layer = chunk.pooled->layer;
     if (chunk.length > 0 && (chunk.pooled || chunk.state->groups.has_open())) {

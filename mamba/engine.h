@@ -74,6 +74,15 @@ struct PooledTap {
   float* means_GD = nullptr;  // [groups, D]; rows of groups that go on are left alone
 };
 
+// A copy of a sequence's state in the middle of a chunk, for whoever goes on from there with other bases. On the CPU it
+// goes on with the same bits as the sequence itself; on a GPU its segments (kernels/batch.h) begin at the snapshot, so that
+// results may differ in their rounding, but only with the sequence and the place. Sums of pooled taps are not copied.
+struct Snapshot {
+  int64_t at = 0;  // bases of the chunk before it: 0 ... length - 1
+  SequenceState* to =
+      nullptr;  // overwritten; its next_log_p where the call has results of the head
+};
+
 // A chunk of one sequence and where its results go. Null outputs are not computed.
 struct Chunk {
   SequenceState* state = nullptr;
@@ -85,6 +94,7 @@ struct Chunk {
   float* logits_LV = nullptr;  // [length, V]
   std::vector<HiddenTap> taps;
   std::optional<PooledTap> pooled;
+  std::vector<Snapshot> snapshots;  // ascending by `at`, each at another base
 };
 
 class DeviceEngine;
@@ -98,6 +108,8 @@ class Engine {
   ~Engine();
 
   SequenceState new_sequence() const;
+  // A copy that goes on by itself, of a sequence or a snapshot. Sums of pooled taps are not copied.
+  SequenceState copy_of(const SequenceState& state) const;
 
   // Computes the chunks (of different sequences) and advances their states. One caller at a time.
   // `poll`, if given, is called by any worker before each tile (on a GPU: before each pass) and may throw to stop. DataError when
@@ -107,6 +119,9 @@ class Engine {
 
   // The state of every layer after the last base seen.
   std::vector<LayerState> layer_states(const SequenceState& state) const;
+
+  // Bytes of one sequence's state, on the device that computes.
+  static int64_t state_bytes(const Model& model, const ComputeDevice& device);
 
   // The memory of the fullest GPU at its fullest so far; 0 on the CPU.
   int64_t device_peak_bytes() const;
