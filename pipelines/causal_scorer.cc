@@ -1,0 +1,462 @@
+// Scores of alleles by causal models. A strand is read once, from left to right in its own coordinates: the state just
+// before every allele is kept from that one run (mamba/engine.h: Snapshot), and only the allele with the bases after it is
+// run from there, many alleles at a time. What the reference's own bases are worth comes out of the same run.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "io/bases.h"
+#include "kernels/base/error.h"
+#include "pipelines/allele_scorer.h"
+
+namespace chromamba::pipelines {
+namespace {
+
+constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
+
+// Bases of the reference, and of alleles with what follows them, that go through the engine in one call.
+constexpr int64_t kChunk = 32768;
+constexpr int64_t kDeviceChunk = int64_t{1} << 19;
+// States that are kept at a time, at most: as many alleles of 256 bases as fill a call.
+constexpr int64_t kMostSites = 256;
+constexpr int64_t kMostDeviceSites = 2048;
+// Letters of alleles that wait, at most, unless one is longer.
+constexpr int64_t kMostLetters = int64_t{4} << 20;
+
+// A contig as one strand reads it: base 0 is the first that is read.
+class StrandBases {
+ public:
+  StrandBases(const ContigBases& contig, Strand strand) : contig_(contig), strand_(strand) {}
+
+  int64_t length() const { return contig_.length; }
+  Strand strand() const { return strand_; }
+
+  void read(int64_t start, int64_t n, char* out) const {
+    if (n == 0) return;
+    const bool forward = strand_ == Strand::forward;
+    contig_.bases->read(forward ? start : contig_.length - start - n, n, out);
+    if (!forward) io::reverse_complement(out, n);
+  }
+
+ private:
+  const ContigBases& contig_;
+  Strand strand_;
+};
+
+// An allele in the strand's coordinates and letters.
+struct Work {
+  int64_t number = 0;
+  int64_t place = 0;     // the first base that it replaces
+  int64_t replaced = 0;  // bases
+  std::string alt;
+
+  int64_t after() const { return place + replaced; }
+};
+
+// A place with a state from which alleles go on.
+struct Site {
+  int64_t place = 0;
+  mamba::SequenceState state;
+};
+
+// What an allele's own run gave, until the reference's is there.
+struct Pending {
+  int64_t number = 0;
+  int64_t place = 0;
+  int64_t replaced = 0;
+  int64_t end = 0;  // of the bases that are still needed
+  double allele = 0;
+  double right = 0;
+  std::vector<float> right_log_p;  // where per_base is asked for
+  std::vector<double> rows;  // [D] sum of final rows of the allele and after it, where asked for
+  int64_t row_count = 0;
+};
+
+// Adds what has a value.
+double sum_of(const float* values, int64_t n) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    if (!std::isnan(values[i])) sum += values[i];
+  }
+  return sum;
+}
+
+float difference(float alt, float ref) {
+  if (std::isnan(alt)) return std::isnan(ref) ? kNone : -ref;
+  return std::isnan(ref) ? alt : alt - ref;
+}
+
+class CausalScorer : public AlleleScorer {
+ public:
+  CausalScorer(const mamba::Model& model, const mamba::ComputeDevice& device,
+               const AlleleScorerOptions& options)
+      : model_(model),
+        options_(options),
+        width_(model.config().d_model),
+        chunk_(options.chunk_size > 0 ? options.chunk_size
+               : device.cuda          ? kDeviceChunk
+                                      : kChunk),
+        most_sites_(plan_sites(model, device, options)),
+        engine_(model, with_room(model, device, most_sites_), options.threads) {
+    // Rows of embeddings come to the host whole.
+    if (options.embedding_change) chunk_ = std::min(chunk_, kChunk);
+    if (options.right_context < 0 || options.embedding_radius < 0) {
+      throw InternalError("negative context");
+    }
+  }
+
+  void score(const ContigBases& contig, Strand strand, AlleleSource& alleles,
+             const ScoreSink& sink) override {
+    const StrandBases bases(contig, strand);
+    std::optional<Work> next = take(bases, alleles);
+    while (next) run_pass(bases, alleles, next, sink);
+  }
+
+  int64_t device_peak_bytes() const override { return engine_.device_peak_bytes(); }
+
+ private:
+  // States of sites, and as many copies for sites with several alleles, in a quarter of the memory.
+  static int64_t plan_sites(const mamba::Model& model, const mamba::ComputeDevice& device,
+                            const AlleleScorerOptions& options) {
+    const int64_t bytes = mamba::Engine::state_bytes(model, device);
+    const int64_t memory = device.cuda ? device.memory : options.memory;
+    const int64_t most = device.cuda ? kMostDeviceSites : kMostSites;
+    const int64_t sites = std::min(most, memory / 4 / (2 * bytes));
+    if (sites < 1) {
+      throw ResourceError("the states of a sequence take " + std::to_string(bytes >> 20) +
+                          " MiB, of which --memory has no room for 8; raise --memory");
+    }
+    return sites;
+  }
+
+  static mamba::ComputeDevice with_room(const mamba::Model& model, mamba::ComputeDevice device,
+                                        int64_t sites) {
+    if (device.cuda) device.memory -= 2 * sites * mamba::Engine::state_bytes(model, device);
+    return device;
+  }
+
+  std::optional<Work> take(const StrandBases& bases, AlleleSource& alleles) const {
+    Allele allele;
+    if (!alleles.next(allele)) return std::nullopt;
+    if (allele.start < 0 || allele.end <= allele.start || allele.end > bases.length()) {
+      throw InternalError("an allele outside of its contig");
+    }
+    Work work{allele.number, allele.start, allele.end - allele.start, std::move(allele.alt)};
+    if (bases.strand() == Strand::reverse) {
+      work.place = bases.length() - allele.end;
+      io::reverse_complement(work.alt.data(), static_cast<int64_t>(work.alt.size()));
+    }
+    return work;
+  }
+
+  // All alleles whose left context begins at one base.
+  void run_pass(const StrandBases& bases, AlleleSource& alleles, std::optional<Work>& next,
+                const ScoreSink& sink) {
+    const int64_t zero = zero_state_start(next->place, options_.left_context);
+    const auto in_pass = [&] {
+      return next && zero_state_start(next->place, options_.left_context) == zero;
+    };
+    state_ = engine_.new_sequence();
+    first_ = zero;
+    log_p_.clear();
+    rows_.clear();
+    sites_.clear();
+    pending_.clear();
+    int64_t needed = zero;
+    for (int64_t at = zero; in_pass() || at < needed;) {
+      // The next chunk and its alleles. One site may have more of them than can wait: it is kept then.
+      const bool kept = in_pass() && !sites_.empty() && sites_.back().place == next->place;
+      if (kept) std::swap(sites_.front(), sites_.back());
+      sites_.resize(kept ? 1 : 0);
+      works_.clear();
+      int64_t letters = 0;
+      int64_t end = std::min(at + chunk_, bases.length());
+      while (in_pass() && next->place < end) {
+        const bool same = !sites_.empty() && sites_.back().place == next->place;
+        const bool full = letters >= kMostLetters;
+        if (full || (!same && static_cast<int64_t>(sites_.size()) == most_sites_)) {
+          end = same ? std::max(at, next->place + 1) : next->place;
+          break;
+        }
+        if (!same) sites_.push_back({next->place, {}});
+        needed = std::max(needed, needed_end(*next, bases.length()));
+        letters += static_cast<int64_t>(sizeof(Work) + next->alt.size());
+        works_.push_back(std::move(*next));
+        next = take(bases, alleles);
+      }
+      if (!in_pass()) end = std::min(end, needed);
+      read_letters(bases, at, end);
+      run_reference(at, end, kept ? 1 : 0);
+      const bool keeps = in_pass() && !sites_.empty() && sites_.back().place == next->place;
+      run_alleles(bases.length(), keeps);
+      at = end;
+      finish(bases, at, keeps, sink);
+    }
+    if (!pending_.empty()) throw InternalError("alleles are left without a score");
+  }
+
+  // How far the reference must be read for an allele.
+  int64_t needed_end(const Work& work, int64_t length) const {
+    const int64_t radius = options_.embedding_change ? options_.embedding_radius : 0;
+    return std::min(work.after() + std::max(options_.right_context, radius), length);
+  }
+
+  // Letters of the chunk and of all that its alleles need.
+  void read_letters(const StrandBases& bases, int64_t at, int64_t end) {
+    letters_start_ = works_.empty() ? at : std::min(at, works_.front().place);
+    int64_t stop = end;
+    for (const Work& work : works_) stop = std::max(stop, needed_end(work, bases.length()));
+    letters_.resize(static_cast<size_t>(stop - letters_start_));
+    bases.read(letters_start_, stop - letters_start_, letters_.data());
+  }
+
+  const char* letters_at(int64_t place) const { return letters_.data() + (place - letters_start_); }
+
+  // Bases [at, end), with the states of all sites but the first `have`.
+  void run_reference(int64_t at, int64_t end, size_t have) {
+    if (end == at) return;
+    const int64_t count = end - at;
+    tokens_.resize(static_cast<size_t>(count));
+    model_.tokenizer().encode(letters_at(at), count, tokens_.data());
+    const size_t before = log_p_.size();
+    log_p_.resize(before + static_cast<size_t>(count));
+    mamba::Chunk chunk;
+    chunk.state = &state_;
+    chunk.tokens_L = tokens_.data();
+    chunk.length = count;
+    chunk.log_likelihood_L = log_p_.data() + before;
+    if (options_.embedding_change) {
+      rows_.resize(log_p_.size() * static_cast<size_t>(width_));
+      chunk.taps.push_back(
+          {mamba::kFinalLayer, rows_.data() + before * static_cast<size_t>(width_)});
+    }
+    for (size_t i = have; i < sites_.size(); ++i) {
+      sites_[i].state = take_state();
+      chunk.snapshots.push_back({sites_[i].place - at, &sites_[i].state});
+    }
+    forward({&chunk, 1}, count);
+  }
+
+  void forward(std::span<mamba::Chunk> chunks, int64_t bases) {
+    engine_.forward(chunks, [this] { throw_if_stopped(options_.stop); });
+    if (options_.bases_done != nullptr) *options_.bases_done += bases;
+  }
+
+  // States that nobody needs any more are used again.
+  mamba::SequenceState take_state() {
+    if (spare_.empty()) return engine_.new_sequence();
+    mamba::SequenceState state = std::move(spare_.back());
+    spare_.pop_back();
+    return state;
+  }
+
+  // The alleles of the chunk, as many at a time as a call takes. `keeps`: the last site has more to come.
+  void run_alleles(int64_t length, bool keeps) {
+    size_t site = 0;
+    for (size_t first = 0; first < works_.size();) {
+      int64_t rows = 0;
+      size_t end = first;
+      while (end < works_.size() && (end == first || rows < chunk_) &&
+             static_cast<int64_t>(end - first) < most_sites_) {
+        rows += allele_length(works_[end], length);
+        ++end;
+      }
+      run_batch(first, end, rows, length, keeps, site);
+      first = end;
+    }
+    while (static_cast<int64_t>(spare_.size()) > 2 * most_sites_) spare_.pop_back();
+  }
+
+  int64_t right_length(const Work& work, int64_t length) const {
+    return needed_end(work, length) - work.after();
+  }
+  int64_t allele_length(const Work& work, int64_t length) const {
+    return static_cast<int64_t>(work.alt.size()) + right_length(work, length);
+  }
+
+  void run_batch(size_t first, size_t end, int64_t rows, int64_t length, bool keeps, size_t& site) {
+    tokens_.resize(static_cast<size_t>(rows));
+    allele_log_p_.resize(static_cast<size_t>(rows));
+    if (options_.embedding_change) allele_rows_.resize(static_cast<size_t>(rows * width_));
+    std::vector<mamba::SequenceState> states(end - first);
+    std::vector<mamba::Chunk> chunks;
+    int64_t row = 0;
+    int64_t run = 0;
+    for (size_t i = first; i < end; ++i) {
+      const Work& work = works_[i];
+      while (sites_[site].place != work.place) ++site;
+      const bool last_of_site = i + 1 == works_.size() ? !keeps : works_[i + 1].place != work.place;
+      mamba::SequenceState& state = states[i - first];
+      if (last_of_site) {
+        state = std::move(sites_[site].state);
+      } else {
+        state = engine_.copy_of(sites_[site].state);
+      }
+      const auto alt = static_cast<int64_t>(work.alt.size());
+      const int64_t count = allele_length(work, length);
+      int32_t* tokens = tokens_.data() + row;
+      model_.tokenizer().encode(work.alt.data(), alt, tokens);
+      model_.tokenizer().encode(letters_at(work.after()), count - alt, tokens + alt);
+      // The last base need not be run to be scored, only to have an embedding.
+      const int64_t runs = options_.embedding_change ? count : count - 1;
+      if (runs > 0) {
+        mamba::Chunk& chunk = chunks.emplace_back();
+        chunk.state = &state;
+        chunk.tokens_L = tokens;
+        chunk.length = runs;
+        chunk.log_likelihood_L = allele_log_p_.data() + row;
+        if (options_.embedding_change) {
+          chunk.taps.push_back({mamba::kFinalLayer, allele_rows_.data() + row * width_});
+        }
+        run += runs;
+      }
+      row += count;
+    }
+    if (!chunks.empty()) forward(chunks, run);
+    row = 0;
+    for (size_t i = first; i < end; ++i) {
+      const int64_t count = allele_length(works_[i], length);
+      mamba::SequenceState& state = states[i - first];
+      if (count > 0 && !options_.embedding_change) {
+        const int32_t token = tokens_[static_cast<size_t>(row + count - 1)];
+        const bool scored = state.position > 0 && token != model_.tokenizer().n;
+        allele_log_p_[static_cast<size_t>(row + count - 1)] =
+            scored ? state.next_log_p[static_cast<size_t>(token)] : kNone;
+      }
+      keep_pending(works_[i], row, length);
+      spare_.push_back(std::move(state));
+      row += count;
+    }
+  }
+
+  void keep_pending(const Work& work, int64_t row, int64_t length) {
+    Pending& pending = pending_.emplace_back();
+    pending.number = work.number;
+    pending.place = work.place;
+    pending.replaced = work.replaced;
+    pending.end = needed_end(work, length);
+    const auto alt = static_cast<int64_t>(work.alt.size());
+    const float* log_p = allele_log_p_.data() + row;
+    const int64_t right = std::min(options_.right_context, right_length(work, length));
+    pending.allele = sum_of(log_p, alt);
+    pending.right = sum_of(log_p + alt, right);
+    if (options_.per_base) pending.right_log_p.assign(log_p + alt, log_p + alt + right);
+    if (options_.embedding_change) {
+      const int64_t after = std::min(options_.embedding_radius, right_length(work, length));
+      pending.row_count = alt + after;
+      pending.rows.assign(static_cast<size_t>(width_), 0.0);
+      add_rows(allele_rows_.data() + row * width_, pending.row_count, pending.rows);
+    }
+  }
+
+  void add_rows(const float* rows, int64_t count, std::vector<double>& sum) const {
+    for (int64_t i = 0; i < count; ++i) {
+      for (int64_t d = 0; d < width_; ++d) sum[static_cast<size_t>(d)] += rows[i * width_ + d];
+    }
+  }
+
+  // Hands over the alleles that the reference, read up to `at`, has reached the end of. `keeps`: the last site has
+  // more to come.
+  void finish(const StrandBases& bases, int64_t at, bool keeps, const ScoreSink& sink) {
+    for (const Pending& pending : pending_) {
+      if (pending.end <= at) hand_over(bases, pending, sink);
+    }
+    std::erase_if(pending_, [&](const Pending& pending) { return pending.end <= at; });
+    int64_t keep = at;
+    for (const Pending& pending : pending_) keep = std::min(keep, pending.place);
+    if (keeps) keep = std::min(keep, sites_.back().place);
+    if (options_.embedding_change) keep -= options_.embedding_radius;
+    keep = std::max(keep, first_);
+    const auto gone = static_cast<std::ptrdiff_t>(keep - first_);
+    log_p_.erase(log_p_.begin(), log_p_.begin() + gone);
+    if (!rows_.empty()) rows_.erase(rows_.begin(), rows_.begin() + gone * width_);
+    first_ = keep;
+  }
+
+  void hand_over(const StrandBases& bases, const Pending& pending, const ScoreSink& sink) {
+    const float* log_p = log_p_.data() + (pending.place - first_);
+    const int64_t after = pending.place + pending.replaced;
+    const int64_t right = std::min(options_.right_context, bases.length() - after);
+    StrandScore score;
+    score.number = pending.number;
+    score.allele_delta = pending.allele - sum_of(log_p, pending.replaced);
+    score.llr = score.allele_delta + (pending.right - sum_of(log_p + pending.replaced, right));
+    if (options_.per_base) {
+      right_delta_.assign(static_cast<size_t>(options_.right_context), kNone);
+      for (int64_t i = 0; i < right; ++i) {
+        right_delta_[static_cast<size_t>(i)] =
+            difference(pending.right_log_p[static_cast<size_t>(i)], log_p[pending.replaced + i]);
+      }
+      score.right_delta = right_delta_;
+    }
+    score.cosine_change = score.l2_change = kNone;
+    if (options_.embedding_change) compare_embeddings(bases, pending, score);
+    sink(score);
+  }
+
+  void compare_embeddings(const StrandBases& bases, const Pending& pending,
+                          StrandScore& score) const {
+    const int64_t before = std::min(options_.embedding_radius, pending.place - first_);
+    const int64_t last =
+        std::min(pending.place + pending.replaced + options_.embedding_radius, bases.length());
+    const float* rows = rows_.data() + (pending.place - first_) * width_;
+    std::vector<double> left(static_cast<size_t>(width_), 0.0);
+    add_rows(rows - before * width_, before, left);
+    std::vector<double> own(static_cast<size_t>(width_), 0.0);
+    add_rows(rows, last - pending.place, own);
+    const auto alt_count = static_cast<double>(before + pending.row_count);
+    const auto ref_count = static_cast<double>(before + last - pending.place);
+    if (alt_count == 0) return;  // the contig's only bases are gone
+    double dot = 0;
+    double alt_square = 0;
+    double ref_square = 0;
+    double distance = 0;
+    for (size_t d = 0; d < left.size(); ++d) {
+      const double alt = (left[d] + pending.rows[d]) / alt_count;
+      const double ref = (left[d] + own[d]) / ref_count;
+      dot += alt * ref;
+      alt_square += alt * alt;
+      ref_square += ref * ref;
+      distance += (alt - ref) * (alt - ref);
+    }
+    score.cosine_change = static_cast<float>(1 - dot / std::sqrt(alt_square * ref_square));
+    score.l2_change = static_cast<float>(std::sqrt(distance));
+  }
+
+  const mamba::Model& model_;
+  AlleleScorerOptions options_;
+  int64_t width_;
+  int64_t chunk_;
+  int64_t most_sites_;
+  mamba::Engine engine_;
+
+  // Of the pass under way.
+  mamba::SequenceState state_;
+  int64_t first_ = 0;         // base of the first value in:
+  std::vector<float> log_p_;  // of the reference
+  std::vector<float> rows_;   // [bases, D] its final rows, where asked for
+  std::vector<Pending> pending_;
+  // Of the chunk.
+  std::vector<Work> works_;  // ascending by place
+  std::vector<Site> sites_;  // theirs
+  std::vector<char> letters_;
+  int64_t letters_start_ = 0;
+  std::vector<int32_t> tokens_;
+  std::vector<float> allele_log_p_;
+  std::vector<float> allele_rows_;
+  std::vector<float> right_delta_;
+  std::vector<mamba::SequenceState> spare_;
+};
+
+}  // namespace
+
+std::unique_ptr<AlleleScorer> make_causal_scorer(const mamba::Model& model,
+                                                 const mamba::ComputeDevice& device,
+                                                 const AlleleScorerOptions& options) {
+  return std::make_unique<CausalScorer>(model, device, options);
+}
+
+}  // namespace chromamba::pipelines
