@@ -71,10 +71,16 @@ std::unique_ptr<AlleleScorer> make_causal_scorer(const mamba::Model& model,
                                                  const AlleleScorerOptions& options);
 
 // SNVs: ln q(alt) - ln q(ref) at the masked base, q over A, C, G, T, in the `window` bases around it: window / 2 - 1
-// before it and window / 2 after it, fewer at the contig's ends. Other alleles: the sum of ln q over the bases of
+// before it and window / 2 after it (an odd window reads a base less), fewer at the contig's ends. Other alleles: the sum of ln q over the bases of
 // the allele, each masked in a window of the edited contig around it, less the same sum over the
-// bases that it replaces. The reverse strand reads the reverse complement of all this.
-// DataError when the model has no mask token.
+// bases that it replaces. The reverse strand reads the reverse complement of all this. Letters other than ACGT have no
+// likelihood and add nothing.
+//
+// Embeddings come from unmasked windows that lie in the same way around the allele's first base, but reach at least the
+// radius beyond the longer one of the allele and what it replaces, on both sides.
+//
+// DataError when the model has no mask token; UsageError for a window below 2 bases, a negative radius
+// and per_base; ResourceError when a block of windows does not fit the memory, and from score() when a window does not.
 std::unique_ptr<AlleleScorer> make_masked_scorer(const mamba::Model& model,
                                                  const mamba::ComputeDevice& device,
                                                  const AlleleScorerOptions& options);
