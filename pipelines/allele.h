@@ -33,7 +33,7 @@ enum class AlleleStatus : uint8_t {
   symbolic,           // SYMBOLIC: ALT is '<...>' and no change of letters that can be told
   breakend,           // BREAKEND
   too_long,           // TOO_LONG: REF or ALT longer than --max-allele-length
-  no_change,          // NO_CHANGE: ALT is REF
+  no_change,          // NO_CHANGE: ALT is REF, or '.' among others: no allele at all
 };
 const char* status_name(AlleleStatus status);
 
