@@ -14,6 +14,7 @@ struct Arguments {
 
 int score_command(const Arguments& arguments);
 int embed_command(const Arguments& arguments);
+int variants_command(const Arguments& arguments);
 int info_command(const Arguments& arguments);
 int selftest_command(const Arguments& arguments);
 int bench_command(const Arguments& arguments);

@@ -48,7 +48,8 @@ int embed_command(const Arguments& arguments) {
   if (suffix != ".h5" && suffix != ".hdf5") {
     throw UsageError("-o " + options.output + ": embed writes HDF5; name it .h5 or .hdf5");
   }
-  options.job = job_options(line, arguments, {options.output});
+  options.job = job_options(line, arguments, line.texts("input").front(), {options.output});
+  options.job.windows = windows_of(line);
   const std::string layer = line.text("layer");
   if (layer != "final") {
     try {

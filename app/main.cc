@@ -26,6 +26,7 @@ usage: chromamba COMMAND [options]      (chromamba COMMAND --help for the option
 
   score     INPUT [-o OUT]...     log-likelihood of every base: .h5 .bw .bedgraph[.gz] .tsv[.gz]
   embed     INPUT -o OUT.h5       hidden states of every base, bin or region
+  variants  IN.vcf -f REF.fa      scores of the variants of a VCF or BCF, or of every change of a region
   info      [MODEL]               what a checkpoint is and what can be done with it
   selftest                        the built-in model against its golden values, on this machine
   bench                           speed, beside what this machine allows
@@ -38,11 +39,9 @@ struct Command {
   int (*run)(const Arguments&);
 };
 
-constexpr Command kCommands[] = {{"score", score_command},
-                                 {"embed", embed_command},
-                                 {"info", info_command},
-                                 {"selftest", selftest_command},
-                                 {"bench", bench_command}};
+constexpr Command kCommands[] = {{"score", score_command},       {"embed", embed_command},
+                                 {"variants", variants_command}, {"info", info_command},
+                                 {"selftest", selftest_command}, {"bench", bench_command}};
 
 // A word as a shell would need it to be typed.
 std::string quoted(const std::string& word) {

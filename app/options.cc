@@ -26,28 +26,6 @@ pipelines::StrandChoice parse_strand(const std::string& text) {
   throw UsageError("--strand " + text + ": use forward, reverse, both or mean");
 }
 
-pipelines::Windows parse_windows(const CommandLine& line) {
-  pipelines::Windows windows;
-  if (!line.has("window")) {
-    if (line.has("overlap")) throw UsageError("--overlap goes with --window");
-    return windows;
-  }
-  if (!line.values()["left-context"].defaulted()) {
-    throw UsageError(
-        "--window and --left-context exclude each other: windows lie on the whole contig's grid");
-  }
-  windows.size = parse_number(line.text("window"), "window", 1000);
-  if (windows.size < 1) throw UsageError("--window 0: at least 1 base");
-  // A base has 1/16 of a window around it at least, for 1/7 more to compute.
-  windows.overlap =
-      line.has("overlap") ? parse_number(line.text("overlap"), "overlap", 1000) : windows.size / 8;
-  if (windows.overlap >= windows.size) {
-    throw UsageError("--overlap " + line.text("overlap") + ": less than --window " +
-                     line.text("window") + " is needed");
-  }
-  return windows;
-}
-
 }  // namespace
 
 int64_t parse_number(const std::string& text, const std::string& option, int64_t unit) {
@@ -181,6 +159,28 @@ void note_iupac(const pipelines::GenomeInput& input, const pipelines::JobOptions
   job.warn(pipelines::with_commas(input.iupac_count()) + " IUPAC codes read as N");
 }
 
+pipelines::Windows windows_of(const CommandLine& line) {
+  pipelines::Windows windows;
+  if (!line.has("window")) {
+    if (line.has("overlap")) throw UsageError("--overlap goes with --window");
+    return windows;
+  }
+  if (!line.values()["left-context"].defaulted()) {
+    throw UsageError(
+        "--window and --left-context exclude each other: windows lie on the whole contig's grid");
+  }
+  windows.size = parse_number(line.text("window"), "window", 1000);
+  if (windows.size < 1) throw UsageError("--window 0: at least 1 base");
+  // A base has 1/16 of a window around it at least, for 1/7 more to compute.
+  windows.overlap =
+      line.has("overlap") ? parse_number(line.text("overlap"), "overlap", 1000) : windows.size / 8;
+  if (windows.overlap >= windows.size) {
+    throw UsageError("--overlap " + line.text("overlap") + ": less than --window " +
+                     line.text("window") + " is needed");
+  }
+  return windows;
+}
+
 int64_t default_threads(const CommandLine& line) {
   if (!line.has("threads")) return pipelines::available_threads();
   const int64_t threads = parse_number(line.text("threads"), "threads", 1000);
@@ -197,6 +197,7 @@ mamba::Model load_model(const CommandLine& line) {
 }
 
 pipelines::JobOptions job_options(const CommandLine& line, const Arguments& arguments,
+                                  const std::string& input,
                                   const std::vector<std::string>& outputs) {
   pipelines::JobOptions job;
   const bool quiet = line.has("quiet");
@@ -204,10 +205,10 @@ pipelines::JobOptions job_options(const CommandLine& line, const Arguments& argu
     if (!quiet) std::cerr << "chromamba: " << text << '\n';
   };
   job.warn = [](const std::string& text) { std::cerr << "chromamba: warning: " << text << '\n'; };
-  job.input.path = line.texts("input").front();
+  job.input.path = input;
   job.input.regions = line.texts("regions");
   job.input.regions_bed = line.text("regions-file");
-  const std::string iupac = line.text("iupac");
+  const std::string iupac = line.has("iupac") ? line.text("iupac") : "n";
   if (iupac != "n" && iupac != "error") throw UsageError("--iupac " + iupac + ": use n or error");
   job.input.iupac_error = iupac == "error";
   job.input.note = job.note;
@@ -222,7 +223,6 @@ pipelines::JobOptions job_options(const CommandLine& line, const Arguments& argu
       throw UsageError("--left-context " + context + ": a number of bases, or full");
     }
   }
-  job.windows = parse_windows(line);
   job.threads = static_cast<int>(default_threads(line));
   job.input.threads = std::min(job.threads, 2);  // more than keeps ahead of any model
   if (line.has("chunk-size")) {

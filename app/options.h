@@ -44,9 +44,14 @@ void add_input_group(CommandLine& line);
 po::options_description& add_model_group(CommandLine& line);
 void add_machine_group(CommandLine& line);
 
-// What those groups were set to. `outputs` are the output paths: scratch files lie beside the first.
+// What those groups, or a command's own with the same options, were set to. `outputs` are the output paths: scratch
+// files lie beside the first.
 pipelines::JobOptions job_options(const CommandLine& line, const Arguments& arguments,
+                                  const std::string& input,
                                   const std::vector<std::string>& outputs);
+
+// --window and --overlap.
+pipelines::Windows windows_of(const CommandLine& line);
 
 // Says how many IUPAC codes were read as N, if any were.
 void note_iupac(const pipelines::GenomeInput& input, const pipelines::JobOptions& job);

@@ -80,7 +80,8 @@ int score_command(const Arguments& arguments) {
     throw UsageError("-O names the kind of one output, and there are several -o; use suffixes");
   }
   if (paths.empty()) paths.emplace_back("-");
-  options.job = job_options(line, arguments, paths);
+  options.job = job_options(line, arguments, line.texts("input").front(), paths);
+  options.job.windows = windows_of(line);
   for (const std::string& path : paths) {
     options.outputs.push_back(pipelines::parse_score_output(path, line.text("output-type")));
   }

@@ -1179,9 +1179,12 @@ void VariantWriter::Impl::build_index() const {
                                                kCsiMinShift, options.threads, &tbx_conf_vcf);
   if (status == 0) return;
   constexpr int kCannotSave = -4;
-  throw ResourceError(status == kCannotSave ? "cannot write the index " + options.index_path
-                                            : "htslib cannot index " + path + " (status " +
-                                                  std::to_string(status) + ")");
+  if (status == kCannotSave) {
+    throw ResourceError("cannot write the index " + options.index_path);
+  }
+  throw DataError("htslib cannot index the records (status " + std::to_string(status) +
+                  "): one may end far beyond its contig's length in the header; leave out the "
+                  "index");
 }
 
 VariantWriter::VariantWriter(const std::string& path_or_dash,

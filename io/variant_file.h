@@ -156,7 +156,7 @@ struct VariantWriterOptions {
 // become missing, as in bcftools, and are counted in warnings().
 //
 // DataError also: the header declares one of our INFO fields with another Number or Type; with an
-// index, the first record out of order. UsageError: an index for standard output or plain VCF.
+// index, the first record out of order, or records that htslib cannot index. UsageError: an index for standard output or plain VCF.
 // ResourceError: as TextOutput. InternalError: values that do not fit their field, a record of
 // another header. The destructor closes without a word and without an index: call close().
 // One thread at a time.

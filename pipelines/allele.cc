@@ -7,6 +7,7 @@ namespace chromamba::pipelines {
 const char* status_name(AlleleStatus status) {
   switch (status) {
     case AlleleStatus::scored:
+    case AlleleStatus::reference:
       return "";
     case AlleleStatus::no_contig:
       return "NO_CONTIG";

@@ -34,6 +34,7 @@ enum class AlleleStatus : uint8_t {
   breakend,           // BREAKEND
   too_long,           // TOO_LONG: REF or ALT longer than --max-allele-length
   no_change,          // NO_CHANGE: ALT is REF, or '.' among others: no allele at all
+  reference,          // "": of a swapped record, what the reference has (allele_resolver.h)
 };
 const char* status_name(AlleleStatus status);
 
