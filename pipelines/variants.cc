@@ -78,6 +78,31 @@ class PerBaseFile {
   std::vector<std::string> alts_;
 };
 
+// Before anything is opened or made.
+void require_options(const VariantsOptions& options, const mamba::Model& model) {
+  if (options.job.strand == StrandChoice::mean) {
+    throw UsageError("--strand mean: CM_LLR is the mean already; use both, forward or reverse");
+  }
+  if (!options.per_base.empty() && !model.causal()) {
+    throw UsageError("--per-base: model " + model.name() +
+                     " is a masked one, whose scores have no part for each base");
+  }
+  if (model.config().rcps && options.job.strand != StrandChoice::both) {
+    throw UsageError(std::string("--strand ") + strand_name(options.job.strand) + ": model " +
+                     model.name() +
+                     " is reverse-complement equivariant: each score has both strands already");
+  }
+  for (const VariantOutput& output : options.outputs) {
+    if (output.kind == VariantOutputKind::hdf5 && !options.saturation) {
+      throw UsageError("-o " + output.path +
+                       ": HDF5 holds the matrix of --saturate; records go to VCF, BCF or TSV");
+    }
+  }
+  if (!options.saturation && !io::is_read_once(options.variants)) {
+    const io::VariantReader header(options.variants);  // cheaper to miss than an index to make
+  }
+}
+
 class Job {
  public:
   Job(const VariantsOptions& options, const mamba::Model& model)
@@ -86,7 +111,6 @@ class Job {
         reference_(options.job.input.path, fasta_options(), options.job.note),
         table_(options.embedding_change ? 6 : 2, options.job.memory / 8, scratch()),
         list_(options.job.memory / 8, scratch()) {
-    require_options();
     if (options.job.strand != StrandChoice::reverse || model.config().rcps) {
       strands_.push_back(Strand::forward);
     }
@@ -116,27 +140,6 @@ class Job {
     fasta.threads = options_.job.input.threads;
     fasta.poll = [stop = options_.job.stop] { throw_if_stopped(stop); };
     return fasta;
-  }
-
-  void require_options() const {
-    if (options_.job.strand == StrandChoice::mean) {
-      throw UsageError("--strand mean: CM_LLR is the mean already; use both, forward or reverse");
-    }
-    if (!options_.per_base.empty() && !model_.causal()) {
-      throw UsageError("--per-base: model " + model_.name() +
-                       " is a masked one, whose scores have no part for each base");
-    }
-    if (model_.config().rcps && options_.job.strand != StrandChoice::both) {
-      throw UsageError(std::string("--strand ") + strand_name(options_.job.strand) + ": model " +
-                       model_.name() +
-                       " is reverse-complement equivariant: each score has both strands already");
-    }
-    for (const VariantOutput& output : options_.outputs) {
-      if (output.kind == VariantOutputKind::hdf5 && !options_.saturation) {
-        throw UsageError("-o " + output.path +
-                         ": HDF5 holds the matrix of --saturate; records go to VCF, BCF or TSV");
-      }
-    }
   }
 
   void open_variants() {
@@ -495,6 +498,7 @@ VariantOutput parse_variant_output(const std::string& path, const std::string& t
 }
 
 VariantsResult run_variants(const VariantsOptions& options, const mamba::Model& model) {
+  require_options(options, model);
   return Job(options, model).run();
 }
 

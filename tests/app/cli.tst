@@ -1208,6 +1208,198 @@ the reference device agrees on a masked model
   $ assert abs(a / b - 1) < 1e-5, (a, b)'
   $ rm *.tsv ref.fa.fai
 
+[variants]
+
+variants without a file
+  $ chromamba variants -f ref.fa
+  exit 2
+  err IN\.vcf
+variants without a reference
+  $ chromamba variants some.vcf
+  exit 2
+  err -f REF
+a file and a saturation
+  $ chromamba variants some.vcf --saturate chrB:1-9 -f ref.fa
+  exit 2
+  err exclude
+an unknown kind of output
+  $ chromamba variants some.vcf -f ref.fa $L -o x.bed
+  exit 2
+  err x\.bed.*\.vcf
+a matrix without a saturation
+  $ chromamba variants some.vcf -f ref.fa $L -o x.h5
+  exit 2
+  err --saturate
+an index of plain VCF
+  $ chromamba variants some.vcf -f ref.fa $L -o x.vcf -W
+  exit 2
+  err -W
+an output over the input, the reference and another output
+  $ ! chromamba variants some.vcf -f ref.fa $L -o ./some.vcf 2>text
+  $ grep "input of this run" text
+  $ ! chromamba variants some.vcf -f ref.fa $L --per-base ref.fa -o x.vcf 2>text
+  $ grep "input of this run" text
+  $ ! chromamba variants some.vcf -f ref.fa $L -o x.h5 --saturate chrB -o ./x.h5 2>text
+  $ rm text
+  out input of this run
+modes that there are not
+  $ ! chromamba variants some.vcf -f ref.fa --ref-mismatch maybe 2>text
+  $ grep "skip, error or swap" text
+  $ ! chromamba variants some.vcf -f ref.fa --chr-prefix maybe 2>text
+  $ grep "auto or none" text
+  $ ! chromamba variants some.vcf -f ref.fa --strand mean 2>text
+  $ grep "mean already" text
+  $ ! chromamba variants some.vcf -f ref.fa --right-context -1 2>text
+  $ grep "whole number" text
+  $ ! chromamba variants some.vcf -f ref.fa --window 1 $PH 2>text
+  $ grep -e "--window 1" text
+  $ ! chromamba variants some.vcf -f ref.fa --per-base x.h5 $PH 2>text
+  $ grep "masked one" text
+  $ ! chromamba variants some.vcf -f ref.fa --strand forward $PS 2>text
+  $ grep "equivariant" text
+  $ rm text
+  out skip, error or swap
+a missing variant file
+  $ chromamba variants no_such.vcf -f ref.fa $L -o x.vcf
+  exit 1
+  err no_such\.vcf.*No such file
+a missing reference
+  $ chromamba variants some.vcf -f no_such.fa $L -o x.vcf
+  exit 1
+  err no_such\.fa.*No such file
+a FASTA in the place of a variant file
+  $ chromamba variants ref.fa -f ref.fa.bgz $L -o x.vcf
+  exit 1
+  err ref\.fa: is neither VCF nor BCF
+a PNG from standard input
+  $ chromamba variants - -f ref.fa $L -o x.vcf <picture.fa
+  exit 1
+  err standard input: is neither VCF nor BCF.*PNG
+  keep ref.fa.fai
+truncated bgzip
+  $ chromamba variants cut.vcf.gz -f ref.fa $L -o x.vcf -o x.tsv
+  exit 1
+  err cut\.vcf\.gz: .*cut short
+bgzip without its end-of-file block
+  $ chromamba variants cut_end_block.vcf.gz -f ref.fa $L -o x.vcf.gz -W
+  exit 1
+  err cut_end_block\.vcf\.gz: .*end-of-file block
+records without a header
+  $ chromamba variants headless.vcf -f ref.fa $L -o x.vcf
+  exit 1
+  err headless\.vcf: is neither
+too few columns
+  $ chromamba variants columns.vcf -f ref.fa $L -o x.vcf
+  exit 1
+  err columns\.vcf: line 7
+  keep ref.fa.fai
+a position that is no number
+  $ chromamba variants bad_pos.vcf -f ref.fa $L -o x.vcf
+  exit 1
+  err bad_pos\.vcf: line 27.*five
+  keep ref.fa.fai
+an END that is no number
+  $ chromamba variants bad_end.vcf -f ref.fa $L -o x.vcf
+  exit 1
+  err bad_end\.vcf: line 8.*END
+  keep ref.fa.fai
+a contig that the header does not list
+  $ chromamba variants unlisted.vcf -f ref.fa $L -o x.vcf
+  exit 1
+  err unlisted\.vcf: line 27.*chrZ
+  keep ref.fa.fai
+a contig that the reference does not have, with --strict
+  $ chromamba variants absent.vcf -f ref.fa $L --strict -o x.vcf
+  exit 1
+  err absent\.vcf: line 28.*gone
+  keep ref.fa.fai
+a REF that the reference does not have, with --ref-mismatch error
+  $ chromamba variants mismatch.vcf -f ref.fa $L --ref-mismatch error -o x.vcf
+  exit 1
+  err mismatch\.vcf: line 27.*chrB:200
+  keep ref.fa.fai
+an index of records that are not sorted
+  $ chromamba variants mismatch.vcf -f ref.fa $L -o x.vcf.gz -W
+  exit 1
+  talk
+  err mismatch\.vcf: line 27.*sort
+  keep ref.fa.fai
+too little memory
+  $ chromamba variants some.vcf -f ref.fa --memory 1M -o x.vcf
+  exit 3
+  talk
+  err --memory
+  keep ref.fa.fai
+a folder that does not exist
+  $ chromamba variants some.vcf -f ref.fa $L -o nowhere/x.vcf
+  exit 3
+  err nowhere
+  keep ref.fa.fai
+a saturation outside of the reference
+  $ chromamba variants --saturate chrB:1-99999 -f ref.fa $L -o x.h5
+  exit 1
+  err chrB
+  keep ref.fa.fai
+absent contigs, mismatches, a negative END, long alleles and positions beyond the end have a reason
+  $ for f in absent mismatch negative_end long; do chromamba variants $f.vcf -f ref.fa $L -q -O tsv | tail -n 2 | cut -f 1,2,6,9; done 2>warned
+  $ rm warned
+  out ^gone\s5\s\.\sNO_CONTIG$
+  out ^chrB\s200\s\.\sREF_MISMATCH$
+  out ^chrB\s9\s\.\sSYMBOLIC$
+  out ^chrB\s300\s\.\sTOO_LONG$
+  out ^chrD\s60\s\.\sOFF_CONTIG$
+  keep ref.fa.fai
+swapped alleles turn the sign
+  $ chromamba variants mismatch.vcf -f ref.fa $L -q --ref-mismatch swap -O tsv 2>warned | tail -n 1 >swapped
+  $ grep -c "1 of them swapped" warned
+  $ awk 'BEGIN { OFS = "\t" } /^#/ { print } $2 == 200 { t = $4; $4 = $5; $5 = t; print }' mismatch.vcf >turned.vcf
+  $ chromamba variants turned.vcf -f ref.fa $L -q -O tsv | tail -n 1 >plain
+  $ paste swapped plain | awk '{ print ($6 == -$15 && $7 == -$16 && $6 != 0) ? "opposite" : "other" }'
+  $ rm swapped plain turned.vcf warned
+  out ^opposite$
+  keep ref.fa.fai
+names with and without chr
+  $ chromamba variants no_prefix.vcf -f ref.fa $L -q -O tsv 2>warned | cut -f 2- >mapped
+  $ grep -c "chrB" warned
+  $ chromamba variants some.vcf -f ref.fa $L -q -O tsv | cut -f 2- >plain
+  $ grep -v "^#\|^ " plain >a; grep -v "^#\|^ " mapped >b; cmp a b && echo same
+  $ chromamba variants no_prefix.vcf -f ref.fa $L -q -O tsv --chr-prefix none | grep -c NO_CONTIG
+  $ rm mapped plain warned a b
+  out ^same$
+  out ^20$
+  keep ref.fa.fai
+a file without records or without contig lines
+  $ chromamba variants no_records.vcf -f ref.fa $L -q | grep -c CM_LLR
+  $ chromamba variants no_contigs.vcf -f ref.fa $L -q 2>warned | grep -c "CM_LLR="
+  $ rm warned
+  out ^20$
+  keep ref.fa.fai
+the outputs do not depend on chunks, threads, memory, the form of the input nor the order of records
+  $ chromamba variants some.vcf -f ref.fa $L -q --no-version -o a.vcf -o a.tsv --left-context 1000
+  $ chromamba variants some.vcf.gz -f ref.fa $L -q --no-version -o b.vcf -o b.tsv --left-context 1000 -@ 3 --chunk-size 300
+  $ chromamba variants - -f ref.fa.bgz $L -q --no-version -o c.vcf -o c.tsv --left-context 1000 --memory 300M <some.vcf
+  $ for f in b c; do diff <(grep -v "^##chromamba_\(input\|reference\)" a.vcf) <(grep -v "^##chromamba_\(input\|reference\)" $f.vcf) && echo same records; done
+  $ diff <(values_of a.tsv | grep -v "^# reference") <(values_of b.tsv | grep -v "^# reference") && echo same table
+  $ rm [abc].vcf [abc].tsv
+  out ^same records$
+  out ^same table$
+  keep ref.fa.fai
+  keep ref.fa.bgz.fai
+  keep ref.fa.bgz.gzi
+a saturation of a BED file is that of its regions
+  $ printf 'chrB\t100\t120\nchrB\t110\t130\nchrD\t0\t61\n' >some.bed
+  $ chromamba variants --saturate some.bed -f ref.fa $L -q --no-version -O tsv | grep -v "^#" >a
+  $ chromamba variants --saturate chrD --saturate chrB:101-130 -f ref.fa $L -q --no-version -O tsv | grep -v "^#" >b
+  $ cmp a b && wc -l <a
+  $ rm a b some.bed
+  out ^274$
+  keep ref.fa.fai
+a signal leaves nothing behind
+  $ stopped_by TERM variants --saturate NC_001416.1 -f lambda.fa -o x.vcf -o x.tsv -o x.h5
+  exit 143
+  talk
+  keep lambda.fa.fai
+
 [determinism]
 
 score, forward: no chunk size and no number of threads changes a byte

@@ -47,6 +47,44 @@ def fasta(contigs, width=60, end=b"\n"):
     return end.join(lines) + end
 
 
+def make_variants(put, contigs):
+    """Variant files on the contigs of ref.fa, good and broken."""
+    bases = dict(contigs)
+    head = "##fileformat=VCFv4.2\n"
+    named = "".join(f"##contig=<ID={name},length={len(text)}>\n" for name, text in contigs)
+    columns = "#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+    change = {"A": "C", "C": "G", "G": "T", "T": "A", "N": "A"}
+
+    def record(contig, pos, ref=None, alt=None, info="."):
+        ref = ref or bases[contig][pos - 1]
+        return f"{contig}\t{pos}\t.\t{ref}\t{alt or change[ref[0]]}\t.\t.\t{info}\n"
+
+    some = "".join(record("chrB", pos) for pos in range(100, 12000, 700))
+    some += record("chrA", 11) + record("chrC", 1) + record("chrD", 61)
+    text = (head + named + columns + some).encode()
+    put("some.vcf", text)
+    put("some.vcf.gz", bgzip(text))
+    put("no_contigs.vcf", (head + columns + some).encode())
+    put("no_prefix.vcf", text.replace(b"chr", b""))
+    put("no_records.vcf", (head + named + columns).encode())
+    put("cut.vcf.gz", bgzip(text)[:-200])
+    put("cut_end_block.vcf.gz", bgzip(text, end_block=False))
+    put("headless.vcf", some.encode())
+    put("columns.vcf", (head + named + columns + "chrA\t5\t.\tA\n").encode())
+    put("bad_pos.vcf", text + b"chrA\tfive\t.\tA\tC\t.\t.\t.\n")
+    put("unlisted.vcf", text + b"chrZ\t5\t.\tA\tC\t.\t.\t.\n")
+    end = b'##INFO=<ID=END,Number=1,Type=Integer,Description="e">\n'
+    ends = (head + named).encode() + end + columns.encode()
+    put("bad_end.vcf", ends + record("chrB", 9, alt="<DEL>", info="END=x").encode())
+    put("negative_end.vcf", ends + record("chrB", 9, alt="<DEL>", info="END=-7").encode())
+    absent = text.replace(b"##contig=<ID=chrA", b"##contig=<ID=gone,length=9>\n##contig=<ID=chrA")
+    put("absent.vcf", absent + b"gone\t5\t.\tA\tC\t.\t.\t.\n")
+    put("mismatch.vcf", text + record("chrB", 200, change[bases["chrB"][199]],
+                                      bases["chrB"][199]).encode())
+    put("long.vcf", text + record("chrB", 300, alt="ACGT" * 2500000).encode()
+        + record("chrD", 60, "ACGT" * 1000).encode())
+
+
 def make_files(folder, rng):
     def bases(n):
         return "".join(rng.choices("ACGT", weights=(29, 21, 20, 30), k=n))
@@ -87,6 +125,8 @@ def make_files(folder, rng):
                               ("some", bases(50)), ("last", "")]))
     put("many.fa", fasta([(f"tiny_{k}", bases(k % 41)) for k in range(2000)]))
     put("long.fa", fasta([("long", bases(60000) + "N" * 500 + bases(79501))], width=0))
+
+    make_variants(put, contigs)
 
     # What cannot be read.
     put("empty.fa", b"")

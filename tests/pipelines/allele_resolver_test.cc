@@ -89,7 +89,7 @@ TEST_CASE("statuses have the names of CM_STATUS", "[allele]") {
   CHECK(std::string(status_name(AlleleStatus::scored)).empty());
   CHECK(std::string(status_name(AlleleStatus::spanning_deletion)) == "SPANNING_DELETION");
   CHECK(std::string(status_name(AlleleStatus::no_change)) == "NO_CHANGE");
-  CHECK_THROWS_AS(status_name(static_cast<AlleleStatus>(10)), InternalError);
+  CHECK_THROWS_AS(status_name(static_cast<AlleleStatus>(11)), InternalError);
 }
 
 TEST_CASE("changes of letters", "[allele_resolver]") {
