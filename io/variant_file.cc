@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <htslib/bgzf.h>
 #include <htslib/hfile.h>
+#include <htslib/hts_endian.h>
 #include <htslib/kstring.h>
 #include <htslib/tbx.h>
 #include <htslib/vcf.h>
@@ -229,6 +230,96 @@ VariantRecord& VariantRecord::operator=(VariantRecord&&) noexcept = default;
 std::string VariantRecord::place() const {
   return (line > 0 ? "line " + std::to_string(line) : "record " + std::to_string(number)) + " (" +
          contig + ":" + std::to_string(position + 1) + ")";
+}
+
+// ---------------------------------------------------------------------------------- genotypes
+
+void VariantRecord::fail_sample(int64_t sample, const std::string& what) const {
+  throw DataError(header_->name + ": " + place() + ": sample " +
+                  quote(header_->parsed->samples[sample]) + ": " + what);
+}
+
+std::optional<Genotype> VariantRecord::text_genotype(int64_t sample) const {
+  std::string_view rest = text_;
+  rest.remove_prefix(info_end_);
+  if (rest.empty()) return std::nullopt;
+  rest.remove_prefix(1);
+  std::string_view keys = take_until(rest, '\t');
+  for (int64_t i = 0; i < sample; ++i) (void)take_until(rest, '\t');
+  std::string_view values = take_until(rest, '\t');
+  // The first field of a name counts; fields at the end may be left out.
+  std::optional<std::string_view> gt;
+  std::optional<std::string_view> ps;
+  bool left_out = false;
+  while (!keys.empty()) {
+    const std::string_view key = take_until(keys, ':');
+    const bool more = values.find(':') != std::string_view::npos;
+    const std::string_view value = left_out ? "." : take_until(values, ':');
+    left_out = left_out || !more;
+    if (key == "GT" && !gt) gt = value;
+    if (key == "PS" && !ps) ps = value;
+  }
+  if (!gt) return std::nullopt;
+  std::optional<Genotype> genotype = parse_genotype(*gt);
+  if (!genotype) fail_sample(sample, "GT is " + quote(*gt) + "; expected alleles, as in 0|1");
+  if (ps && *ps != ".") genotype->phase_set = *ps;
+  return genotype;
+}
+
+std::optional<Genotype> VariantRecord::binary_genotype(int64_t sample) const {
+  const bcf_fmt_t* gt = bcf_get_fmt(header_->parsed.get(), binary_.get(), "GT");
+  if (gt == nullptr || gt->p == nullptr) return std::nullopt;
+  const auto value = [&](int i) -> int64_t {
+    const uint8_t* bytes = gt->p + sample * gt->size;
+    if (gt->type == BCF_BT_INT8) return le_to_i8(bytes + i);
+    if (gt->type == BCF_BT_INT16) return le_to_i16(bytes + ptrdiff_t{2} * i);
+    return le_to_i32(bytes + ptrdiff_t{4} * i);
+  };
+  const bool wide = gt->type == BCF_BT_INT32;
+  if (gt->type != BCF_BT_INT8 && gt->type != BCF_BT_INT16 && !wide) {
+    fail_sample(sample, "GT holds no integers; expected alleles");
+  }
+  const int64_t missing = wide                       ? bcf_int32_missing
+                          : gt->type == BCF_BT_INT16 ? bcf_int16_missing
+                                                     : bcf_int8_missing;
+  Genotype genotype;
+  genotype.phased = true;
+  for (int i = 0; i < gt->n && value(i) != missing + 1; ++i) {  // the end of a shorter genotype
+    const int64_t code = value(i) == missing ? bcf_gt_missing : value(i);
+    if (code < 0) fail_sample(sample, "GT holds " + std::to_string(code) + "; expected alleles");
+    genotype.alleles.push_back(static_cast<int32_t>(bcf_gt_allele(code)));
+    // The bit of the first allele says nothing before VCF 4.4.
+    if (i > 0 && bcf_gt_is_phased(code) == 0) genotype.phased = false;
+  }
+  if (genotype.alleles.empty()) genotype.alleles.push_back(Genotype::kMissing);
+  const bcf_fmt_t* ps = bcf_get_fmt(header_->parsed.get(), binary_.get(), "PS");
+  if (ps != nullptr && ps->p != nullptr) {
+    Text text;
+    if (bcf_fmt_array(&text, ps->n, ps->type, ps->p + sample * ps->size) < 0)
+      throw std::bad_alloc();
+    if (text.view() != ".") genotype.phase_set = text.view();
+  }
+  return genotype;
+}
+
+std::optional<Genotype> VariantRecord::genotype(int64_t sample) const {
+  if (header_ == nullptr || sample < 0 || sample >= bcf_hdr_nsamples(header_->parsed)) {
+    throw InternalError("no sample " + std::to_string(sample));
+  }
+  std::optional<Genotype> genotype =
+      binary_ != nullptr ? binary_genotype(sample) : text_genotype(sample);
+  if (!genotype) return genotype;
+  for (const int32_t allele : genotype->alleles) {
+    if (allele > static_cast<int64_t>(alts.size())) {
+      fail_sample(sample, "GT names allele " + std::to_string(allele) + "; the record has " +
+                              std::to_string(alts.size()) + " besides REF");
+    }
+  }
+  if (std::any_of(genotype->phase_set.begin(), genotype->phase_set.end(),
+                  [](char c) { return static_cast<unsigned char>(c) < ' ' || c == '\x7f'; })) {
+    fail_sample(sample, "PS is " + quote(genotype->phase_set) + "; expected a phase set");
+  }
+  return genotype;
 }
 
 // ------------------------------------------------------------------------------------ reader
@@ -679,6 +770,22 @@ const std::vector<ContigInfo>& VariantReader::contigs() const { return impl_->he
 std::vector<std::string> VariantReader::samples() const {
   const bcf_hdr_t* header = impl_->header->parsed.get();
   return {header->samples, header->samples + bcf_hdr_nsamples(header)};
+}
+
+int64_t VariantReader::sample_index(const std::string& name) const {
+  constexpr size_t kShown = 10;
+  const std::vector<std::string> names = samples();
+  const auto found = std::find(names.begin(), names.end(), name);
+  if (found != names.end()) return found - names.begin();
+  std::string known = names.empty() ? "no samples" : "the samples";
+  for (size_t i = 0; i < std::min(names.size(), kShown); ++i) {
+    known += (i > 0 ? ", " : " ") + quote(names[i]);
+  }
+  if (names.size() > kShown) {
+    known += " and " + std::to_string(names.size() - kShown) + " more";
+  }
+  throw UsageError("sample " + quote(name) + " is not in " + display_name() + ", which has " +
+                   known);
 }
 
 bool VariantReader::is_bcf() const { return impl_->binary != nullptr; }

@@ -32,6 +32,7 @@
 #include <vector>
 
 #include "io/fasta.h"
+#include "io/genotype.h"
 
 struct bcf1_t;  // htslib's
 
@@ -70,7 +71,16 @@ class VariantRecord {
   // "line 12 (chr1:1001)" or "record 5 (chr1:1001)".
   std::string place() const;
 
+  // Of the sample with this index in VariantReader::samples(); nullopt where the record has no GT field. A value that
+  // the sample leaves out is missing. DataError: GT is no genotype or names an allele that the record does not have, or PS
+  // holds control bytes.
+  std::optional<Genotype> genotype(int64_t sample) const;
+
  private:
+  std::optional<Genotype> text_genotype(int64_t sample) const;
+  std::optional<Genotype> binary_genotype(int64_t sample) const;
+  [[noreturn]] void fail_sample(int64_t sample, const std::string& what) const;
+
   friend class VariantReader;
   friend class VariantWriter;
   struct DestroyBinary {
@@ -105,6 +115,8 @@ class VariantReader {
   // The contigs of the header, in its order; length 0 where it gives none.
   const std::vector<ContigInfo>& contigs() const;
   std::vector<std::string> samples() const;
+  // Where a sample is among them. UsageError that names some of them when it is not.
+  int64_t sample_index(const std::string& name) const;
   bool is_bcf() const;
   const std::string& display_name() const;
   const std::shared_ptr<const VariantHeader>& header() const;
