@@ -104,13 +104,17 @@ void Progress::loop(const std::stop_token& stop) {
 void Progress::print(bool terminal) const {
   const auto done = static_cast<double>(done_.load());
   const double rate = done / (now_seconds() - started_);
-  const double percent = total_ > 0 ? 100.0 * done / static_cast<double>(total_) : 100.0;
-  char text[200];
-  std::snprintf(text, sizeof text, "%s: %s of %s bases (%.1f %%), %s bases/s, %s left",
-                verb_.c_str(), short_count(done).c_str(),
-                short_count(static_cast<double>(total_)).c_str(), percent,
-                short_count(rate).c_str(),
-                rate > 0 ? clock_time((static_cast<double>(total_) - done) / rate).c_str() : "?");
+  const auto total = static_cast<double>(total_);
+  std::string text = verb_ + ": " + short_count(done);
+  if (done <= total) {  // else it is not known, or was only about right
+    char percent[32];
+    std::snprintf(percent, sizeof percent, " (%.1f %%)", 100.0 * done / total);
+    text += " of " + short_count(total) + " bases" + percent;
+  } else {
+    text += " bases";
+  }
+  text += ", " + short_count(rate) + " bases/s";
+  if (done <= total) text += ", " + (rate > 0 ? clock_time((total - done) / rate) : "?") + " left";
   if (terminal) {
     std::cerr << '\r' << text << "\033[K" << std::flush;
   } else {

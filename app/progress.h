@@ -28,7 +28,7 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   std::atomic<int64_t>* counter() { return &done_; }
-  void start(int64_t total);
+  void start(int64_t total);  // 0: not known
   void stop();
 
  private:

@@ -9,6 +9,7 @@
 #include "io/pending_file.h"
 #include "kernels/base/error.h"
 #include "pipelines/devices.h"
+#include "pipelines/haplotype_job.h"
 #include "pipelines/variants.h"
 
 namespace chromamba::app {
@@ -17,6 +18,7 @@ namespace {
 constexpr char kUsage[] =
     R"(usage: chromamba variants IN.vcf -f REF.fa [-o OUT]... [options]
        chromamba variants --saturate REGION|BED -f REF.fa [-o OUT]... [options]
+       chromamba variants IN.vcf -f REF.fa --sample NAME --haplotypes [-o OUT.tsv] [options]
 
 Scores what each variant changes: ln p of the alternative allele less ln p of the reference one,
 negative where the model likes the alternative less. Causal models read the contig up to the
@@ -33,6 +35,9 @@ bgzip with its .fai index, which is made where it is missing.
   OUT.vcf  OUT.vcf.gz  OUT.bcf    the records (default: VCF to standard output)
   OUT.tsv[.gz]                    one line for each ALT
   OUT.h5                          with --saturate: /llr/<region> [bases, 4] for A, C, G, T
+
+With --haplotypes all phased variants of a sample are applied together: a table with one score for
+each haplotype of each phase block (causal models; records sorted within contigs).
 )";
 
 void add_groups(CommandLine& line) {
@@ -46,6 +51,8 @@ void add_groups(CommandLine& line) {
       "strict", "a contig that the reference does not have is an error")(
       "max-allele-length", po::value<std::string>()->default_value("10000")->value_name("N"),
       "longest REF and ALT that are scored; others get TOO_LONG")(
+      "sample", po::value<std::string>()->value_name("NAME"), "with --haplotypes: whose")(
+      "haplotypes", "score the haplotypes of a sample in place of single variants")(
       "saturate", po::value<std::vector<std::string>>()->value_name("REGION|BED"),
       "in place of IN: all three changes of every base of a region (1-based: chr20:1,001-2,000) or "
       "of the regions of a BED file (repeatable)");
@@ -78,6 +85,31 @@ void add_groups(CommandLine& line) {
       "v, z, b or u as in bcftools, tsv, tsv.gz or h5, whatever the suffix")(
       "write-index,W", "write a .csi index beside .vcf.gz and .bcf")(
       "no-version", "leave out what changes from run to run (version, command)");
+}
+
+// Its outputs are of one kind, and what is written beside scores of single alleles is not to be had.
+int haplotypes_of(const CommandLine& line, const mamba::Model& model,
+                  pipelines::VariantsOptions& options, Progress& progress) {
+  for (const char* option : {"saturate", "embedding-change", "per-base", "write-index"}) {
+    if (line.has(option)) {
+      throw UsageError(std::string("--") + option + " and --haplotypes exclude each other");
+    }
+  }
+  const std::string sample = line.text("sample");
+  options.planned = [&](int64_t, int64_t, int64_t) {
+    if (!options.job.device_note.empty()) options.job.note(options.job.device_note);
+    options.job.note("scoring the haplotypes of " + sample + " with " + model.name());
+    progress.start(0);
+  };
+  const pipelines::HaplotypesResult result = pipelines::run_haplotypes(options, sample, model);
+  progress.stop();
+  const pipelines::HaplotypeCounts& counts = result.counts;
+  options.job.note(pipelines::with_commas(counts.records) + " records, " +
+                   pipelines::with_commas(counts.variants) + " with variants of " + sample + ", " +
+                   pipelines::with_commas(counts.blocks) + " phase blocks; " +
+                   pipelines::with_commas(counts.unphased) +
+                   " unphased heterozygotes are in none of them");
+  return 0;
 }
 
 pipelines::RefMismatch mismatch_of(const std::string& text) {
@@ -140,7 +172,6 @@ void print_summary(const pipelines::VariantsResult& result,
   if (!missing.empty()) {
     options.job.note("alleles without a score: " + missing.substr(2));
   }
-  add(missing, 0, "");
   if (result.counts.mismatched > 0) {
     std::string text = pipelines::with_commas(result.counts.mismatched) +
                        " records with another REF than the reference";
@@ -179,8 +210,13 @@ int variants_command(const Arguments& arguments) {
     throw UsageError("-O names the kind of one output, and there are several -o; use suffixes");
   }
   if (paths.empty()) paths.emplace_back("-");
+  if (line.has("haplotypes") != line.has("sample")) {
+    throw UsageError("--haplotypes and --sample NAME go together");
+  }
+  const bool to_table = line.has("haplotypes") && !line.has("output") && !line.has("output-type");
   for (const std::string& path : paths) {
-    options.outputs.push_back(pipelines::parse_variant_output(path, line.text("output-type")));
+    options.outputs.push_back(
+        pipelines::parse_variant_output(path, to_table ? "tsv" : line.text("output-type")));
   }
   std::vector<std::string> files = paths;
   if (line.has("per-base")) files.push_back(line.text("per-base"));
@@ -214,6 +250,7 @@ int variants_command(const Arguments& arguments) {
   const mamba::Model model = load_model(line);
   Progress progress("run", line.has("quiet"));
   options.job.bases_done = progress.counter();
+  if (line.has("haplotypes")) return haplotypes_of(line, model, options, progress);
   options.planned = [&](int64_t records, int64_t alleles, int64_t bases) {
     if (!options.job.device_note.empty()) options.job.note(options.job.device_note);
     options.job.note("scoring " + pipelines::with_commas(alleles) + " alleles of " +

@@ -205,44 +205,45 @@ class Job {
   }
 
   // Bases that go through the model for the alleles of a contig on one strand.
-  int64_t bases_of(int64_t contig) {
-    const io::ContigInfo& info = reference_.contigs()[static_cast<size_t>(contig)];
-    const std::unique_ptr<AlleleSource> alleles = list_.alleles(contig, Strand::forward);
+  int64_t bases_of(int64_t contig, Strand strand) const {
+    const int64_t length = reference_.contigs()[static_cast<size_t>(contig)].length;
+    const std::unique_ptr<AlleleSource> alleles = list_.alleles(contig, strand);
+    const int64_t window = std::min(options_.window, length);
     Allele allele;
     int64_t bases = 0;
-    int64_t zero = -1;
+    int64_t zero = 0;  // of the pass over the reference under way, and its end
     int64_t end = 0;
     int64_t site = -1;
-    const int64_t window = std::min(options_.window, info.length);
     while (alleles->next(allele)) {
       const auto alt = static_cast<int64_t>(allele.alt.size());
       const int64_t replaced = allele.end - allele.start;
       if (!model_.causal()) {
-        if (alt == 1 && replaced == 1) {
-          bases += site == allele.start ? 0 : window;
-          site = allele.start;
-        } else {
+        if (alt != 1 || replaced != 1) {
           bases += (alt + replaced) * window;
+        } else if (allele.start != site) {
+          site = allele.start;
+          bases += window;
         }
         continue;
       }
-      const int64_t right = std::min(options_.right_context, info.length - allele.end);
-      const int64_t own_zero = zero_state_start(allele.start, options_.job.left_context);
+      const int64_t place = strand == Strand::forward ? allele.start : length - allele.end;
+      const int64_t right = std::min(options_.right_context, length - place - replaced);
+      const int64_t own_zero = zero_state_start(place, options_.job.left_context);
       if (own_zero != zero) {
-        bases += end - std::max<int64_t>(zero, 0);
-        zero = own_zero;
-        end = zero;
+        bases += end - zero;
+        zero = end = own_zero;
       }
-      end = std::max(end, allele.end + right);
+      end = std::max(end, place + replaced + right);
       bases += std::max<int64_t>(alt + right - 1, 0);
     }
-    return bases + end - std::max<int64_t>(zero, 0);
+    return bases + end - zero;
   }
 
   void plan() {
     int64_t bases = 0;
-    for (const ContigLoad& load : list_.contigs()) bases += bases_of(load.contig);
-    bases *= static_cast<int64_t>(strands_.size());
+    for (const ContigLoad& load : list_.contigs()) {
+      for (const Strand strand : strands_) bases += bases_of(load.contig, strand);
+    }
     std::vector<DiskNeed> needs;
     for (const VariantOutput& output : options_.outputs) {
       if (output.path == "-" || io::is_special_file(output.path)) continue;

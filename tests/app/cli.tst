@@ -1394,6 +1394,38 @@ a saturation of a BED file is that of its regions
   $ rm a b some.bed
   out ^274$
   keep ref.fa.fai
+haplotypes without a sample, and with what they do not have
+  $ ! chromamba variants phased.vcf -f ref.fa $L --haplotypes 2>text
+  $ grep "go together" text
+  $ ! chromamba variants phased.vcf -f ref.fa $L --haplotypes --sample who 2>text
+  $ grep "who" text
+  $ ! chromamba variants phased.vcf -f ref.fa $L --haplotypes --sample S1 -o x.vcf 2>text
+  $ grep "tsv" text
+  $ ! chromamba variants phased.vcf -f ref.fa $PH --haplotypes --sample S1 2>text
+  $ grep "causal" text
+  $ ! chromamba variants phased.vcf -f ref.fa $L --haplotypes --sample S1 --per-base x.h5 2>text
+  $ grep "exclude" text
+  $ rm text
+  out go together
+haplotypes of a sample: one row for each of each phase block
+  $ chromamba variants phased.vcf -f ref.fa $L --haplotypes --sample S1 -q --no-version -o x.tsv
+  $ chromamba variants - -f ref.fa $L --haplotypes --sample S1 -q --no-version --chunk-size 100 -@ 3 <phased.vcf >y.tsv
+  $ cmp <(grep -v "^#" x.tsv) <(grep -v "^#" y.tsv) && echo same rows
+  $ grep -v "^#" x.tsv | cut -f 1-6
+  $ rm x.tsv y.tsv
+  out ^same rows$
+  out ^chrB\s101\s801\s\.\s1\s1$
+  out ^chrB\s101\s801\s\.\s2\s2$
+  out ^chrB\s1501\s1501\s7\s1\s0$
+  out ^chrB\s1501\s1501\s7\s2\s1$
+  keep ref.fa.fai
+a haplotype of one variant has the variant's score
+  $ chromamba variants phased.vcf -f ref.fa $L --haplotypes --sample S1 -q | awk '$4 == 7 && $5 == 2 { print $7, $8, $9 }' >a
+  $ chromamba variants phased.vcf -f ref.fa $L -q -O tsv | awk '$2 == 1501 { print $6, $7, $8 }' >b
+  $ cmp a b && echo same score
+  $ rm a b
+  out ^same score$
+  keep ref.fa.fai
 a signal leaves nothing behind
   $ stopped_by TERM variants --saturate NC_001416.1 -f lambda.fa -o x.vcf -o x.tsv -o x.h5
   exit 143

@@ -78,6 +78,11 @@ def make_variants(put, contigs):
     put("bad_end.vcf", ends + record("chrB", 9, alt="<DEL>", info="END=x").encode())
     put("negative_end.vcf", ends + record("chrB", 9, alt="<DEL>", info="END=-7").encode())
     absent = text.replace(b"##contig=<ID=chrA", b"##contig=<ID=gone,length=9>\n##contig=<ID=chrA")
+    called = columns.rstrip("\n") + "\tFORMAT\tS1\tS2\n"
+    phased = [(101, "0|1", "."), (801, "1|1", "."), (901, "0/1", "."), (1501, "0|1", "7")]
+    put("phased.vcf", (head + named + called + "".join(
+        record("chrB", pos).rstrip("\n") + f"\tGT:PS\t{gt}:{ps}\t0|0:.\n"
+        for pos, gt, ps in phased)).encode())
     put("absent.vcf", absent + b"gone\t5\t.\tA\tC\t.\t.\t.\n")
     put("mismatch.vcf", text + record("chrB", 200, change[bases["chrB"][199]],
                                       bases["chrB"][199]).encode())
