@@ -2,34 +2,32 @@
 #include "pipelines/passes.h"
 
 #include <catch2/catch.hpp>
-#include <cstdio>
 #include <fstream>
 
 #include "kernels/base/error.h"
+#include "tests/io/support.h"
 #include "tests/random_values.h"
 #include "tests/test_data.h"
 
 namespace chromamba::pipelines {
 namespace {
 
-// A FASTA file of one contig, in the folder of the test.
+// A FASTA file of one contig.
 class Contig {
  public:
   explicit Contig(int64_t bases) {
-    std::ofstream(kPath) << ">c\n" << tests::random_dna(bases, 1) << "\n";
+    std::ofstream(path_) << ">c\n" << tests::random_dna(bases, 1) << "\n";
   }
-  ~Contig() { (void)std::remove(kPath); }
-  Contig(const Contig&) = delete;
-  Contig& operator=(const Contig&) = delete;
 
   GenomeInput open() const {
     InputOptions options;
-    options.path = kPath;
+    options.path = path_;
     return GenomeInput(options);
   }
 
  private:
-  static constexpr const char* kPath = "passes_test.fa";
+  io::testing::TempFolder folder_;
+  std::string path_ = folder_ / "contig.fa";
 };
 
 mamba::Model model_of(const std::string& name) {
