@@ -14,6 +14,7 @@ std::vector<io::Region> saturated_regions(const std::vector<std::string>& region
                                           const std::string& bed,
                                           const std::vector<io::ContigInfo>& contigs) {
   std::vector<io::Region> all;
+  all.reserve(regions.size());
   for (const std::string& text : regions) all.push_back(io::parse_region(text, contigs));
   if (!bed.empty()) {
     for (io::Region& region : io::read_bed(bed, contigs)) all.push_back(std::move(region));

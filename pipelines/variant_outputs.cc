@@ -91,7 +91,7 @@ class RecordSink : public VariantSink {
       const bool has = name.compare(0, kPrefix.size(), kPrefix) == 0;
       std::string line = "##";
       if (!has) line += kPrefix;
-      options.header_lines.push_back(line + name + "=" + value);
+      options.header_lines.push_back(line.append(name).append("=").append(value));
     }
     options.index_path = index_path;
     options.threads = context.options.job.input.threads;

@@ -183,7 +183,7 @@ class Job {
         table_.set_status(number, allele.is_reference ? AlleleStatus::reference : allele.status);
         if (allele.status != AlleleStatus::scored || allele.is_reference) continue;
         allele.allele.number = number;
-        list_.add(resolved.contig, std::move(allele.allele));
+        list_.add(resolved.contig, allele.allele);
         ++result_.scored;
       }
       text_bytes_ +=
