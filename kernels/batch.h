@@ -44,6 +44,15 @@ struct DeviceSegment {
   int32_t whole = 0;  // 1: ends where the next segment of its sequence begins
 };
 
+// The state just before a base of a span, for whoever goes on from there with other bases: what computes a layer's states
+// leaves it behind where those of another sequence lie, as what its first segment begins with (of the conv states, the one
+// with turn 0).
+struct DeviceSnapshot {
+  int32_t span = 0;
+  int64_t base = 0;        // in running order, from the span's first: 0 ... length - 1
+  float* state = nullptr;  // as DeviceSpan::state, of a sequence that is not in the batch
+};
+
 // Offsets, in floats, of one layer's states from DeviceSpan::state.
 struct StateLayout {
   int64_t ssm_carry = 0;
@@ -77,10 +86,12 @@ inline int64_t state_floats(int64_t channels, int64_t d_state, int64_t taps) {
 struct DeviceBatch {
   const DeviceSpan* spans = nullptr;
   const DeviceSegment* segments = nullptr;
+  const DeviceSnapshot* snapshots = nullptr;  // ascending by span, then base
   int64_t rows = 0;
   int64_t span_count = 0;
   int64_t segment_count = 0;
-  int64_t longest_segment = kSegmentBases;
+  int64_t snapshot_count = 0;
+  int64_t longest_segment = kSegmentBases;  // all of a span but its last one
 };
 
 // Completes the spans and returns their segments: of kSegmentBases, or of `equal` bases where that is given.

@@ -46,7 +46,8 @@ void causal_conv1d(Exec& exec, const CausalConv1dArgs& args);
 // On a device, over the spans of a batch. u and out in the context's element type, strides multiples of 8, E a
 // multiple of 8; weight, bias and states f32. A thread owns 4 channels and a run of rows, and keeps
 // the last K rows in registers: u is read once (and K of 64 rows twice). The states in
-// DeviceSpan::state are read before the span and written after it by the thread that ends there (batch.h). Bytes a base, bf16: 2·E read, 2·E written.
+// DeviceSpan::state are read before the span and written after it by the thread that ends there (batch.h); those of
+// snapshots by a kernel of their own. Bytes a base, bf16: 2·E read, 2·E written.
 struct DeviceCausalConv1dArgs {
   DeviceBatch batch;
   int64_t channels = 0;

@@ -31,7 +31,36 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
+// A thread has four channels of one input of one snapshot.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) conv_snapshots_kernel(DeviceCausalConv1dArgs args) {
+  const int64_t vectors = args.channels / cuda::kConvChannels;
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const int64_t row = i / vectors;
+  if (row >= args.batch.snapshot_count * args.taps) return;
+  const int64_t e = i % vectors * cuda::kConvChannels;
+  const int64_t tap = row % args.taps;
+  const DeviceSnapshot snapshot = args.batch.snapshots[row / args.taps];
+  const DeviceSpan span = args.batch.spans[snapshot.span];
+  float input[cuda::kConvChannels];
+  cuda::load_input<T>(args, span, cuda::RowMap(span, args.reverse), snapshot.base - args.taps + tap,
+                      e, input);
+  cuda::store_channels(input, snapshot.state + args.state.conv_carry + tap * args.channels + e);
+}
+
 }  // namespace
+
+void cuda::conv_snapshots(DeviceExec& exec, const DeviceCausalConv1dArgs& args) {
+  if (args.batch.snapshot_count == 0) return;
+  const int64_t threads =
+      args.batch.snapshot_count * args.taps * (args.channels / cuda::kConvChannels);
+  cuda::with_dtype(exec.dtype(), [&](auto* element) {
+    using T = std::remove_pointer_t<decltype(element)>;
+    conv_snapshots_kernel<T>
+        <<<cuda::blocks_for(threads, kThreads), kThreads, 0, exec.impl().stream>>>(args);
+  });
+  cuda::check_launch(exec, "causal_conv1d, snapshots");
+}
 
 void causal_conv1d(DeviceExec& exec, const DeviceCausalConv1dArgs& args) {
   require(args.channels > 0 && args.channels % 8 == 0 && args.taps >= 2 &&
@@ -76,6 +105,7 @@ void causal_conv1d(DeviceExec& exec, const DeviceCausalConv1dArgs& args) {
     }
   });
   cuda::check_launch(exec, "causal_conv1d");
+  cuda::conv_snapshots(exec, args);
 }
 
 }  // namespace chromamba::kernels

@@ -168,6 +168,7 @@ void conv_project(DeviceExec& exec, const DeviceConvProjectArgs& args) {
       break;
   }
   cuda::check_launch(exec, "conv_project");
+  cuda::conv_snapshots(exec, args.conv);
 }
 
 }  // namespace chromamba::kernels

@@ -58,6 +58,23 @@ __device__ __forceinline__ void store_channels(const float (&from)[kConvChannels
   *reinterpret_cast<PackedChannels<T>*>(to) = packed;
 }
 
+// The input of running base i of a span, for the channels from e on; before its first base, i >= -K, from its state.
+template <typename T>
+__device__ __forceinline__ void load_input(const DeviceCausalConv1dArgs& args,
+                                           const DeviceSpan& span, const RowMap& map, int64_t i,
+                                           int64_t e, float (&to)[kConvChannels]) {
+  if (i >= 0) {
+    load_channels(static_cast<const T*>(args.u_LE) + map.row(i) * args.u_stride + e, to);
+  } else {
+    load_channels<float>(span.state + args.state.conv_carry +
+                             (span.turn * args.taps + args.taps + i) * args.channels + e,
+                         to);
+  }
+}
+
+// Queues what a convolution leaves behind for the batch's snapshots; nothing where it has none. (causal_conv1d_cuda.cu)
+void conv_snapshots(DeviceExec& exec, const DeviceCausalConv1dArgs& args);
+
 // Calls sink(i, out) for the running bases [from, end) of a span, whose channels from e on are the thread's, and leaves
 // states behind where the span or its last whole segment ends with the run.
 template <typename T, int kTaps, typename Sink>
@@ -84,18 +101,11 @@ __device__ __forceinline__ void convolve_run(const DeviceCausalConv1dArgs& args,
   for (int k = 0; k < kTaps; ++k) load_channels(args.weight_KE + k * args.channels + e, weight[k]);
   float bias[kConvChannels] = {};
   if (args.bias_E != nullptr) load_channels(args.bias_E + e, bias);
-  // The last K inputs; before the sequence's first base they are in the state.
+  // The last K inputs.
   float window[kTaps][kConvChannels];
 #pragma unroll
   for (int k = 0; k < kTaps; ++k) {
-    const int64_t i = from + k - kTaps;
-    if (i >= 0) {
-      load_channels(static_cast<const T*>(args.u_LE) + map.row(i) * args.u_stride + e, window[k]);
-    } else {
-      load_channels<float>(span.state + args.state.conv_carry +
-                               (span.turn * args.taps + args.taps + i) * args.channels + e,
-                           window[k]);
-    }
+    load_input<T>(args, span, map, from + k - kTaps, e, window[k]);
   }
   for (int i = 0; i < count; i += kAhead) {
     PackedChannels<T> rows[kAhead];

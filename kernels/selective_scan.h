@@ -64,7 +64,8 @@ void selective_scan(Exec& exec, const SelectiveScanArgs& args);
 //   2  carry over segments: h0[k + 1] = exp(A·S)·h0[k] + end[k], one thread a state
 //   3  every segment forward from its h0: outputs, and the state after the span's last base
 //
-// Spans of one segment each need step 3 only (`workspace` null). Each step's order is fixed by the position in the sequence.
+// Spans of one segment each need step 3 only (`workspace` null; a span without a whole segment skips the others in any case).
+// Snapshots (batch.h) are taken in step 3, as it passes their bases. Each step's order is fixed by the position in the sequence.
 // Bytes a base, bf16: step 1 reads 4·E + 2·N, step 3 reads 6·E + 4·N and writes 2·E; step 2 moves
 // 16·N·E/512. Unfused (softplus, scan, skip, gate apart, f32 between) it would be 34·E.
 // The special-function unit is the limit: N + 3 results a channel and base in step 3, 16 a clock and multiprocessor,
@@ -91,16 +92,10 @@ struct DeviceSelectiveScanArgs {
   StateLayout state;
   float* workspace = nullptr;  // scan_workspace_floats; null: every span is one segment
                                // (of any length), and ssm_carry is read only
-  // States before listed bases, for whoever continues from there: snapshot k is the state before
-  // running base snapshot_base[k] of span snapshot_span[k]; sorted by span, then base. Device memory.
-  int64_t snapshots = 0;
-  const int32_t* snapshot_span = nullptr;
-  const int64_t* snapshot_base = nullptr;
-  float* snapshot_NE = nullptr;  // [snapshots, N, E]
   void* out_LE = nullptr;
   int64_t out_stride = 0;
   // out += the gated output, each rounded to the element type first: for a layer of two directions that share the
-  // product after it. out may not alias dt then.
+  // product after it. out may not alias dt then, and no snapshots are taken.
   bool accumulate = false;
 };
 void selective_scan(DeviceExec& exec, const DeviceSelectiveScanArgs& args);

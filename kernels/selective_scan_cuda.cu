@@ -248,9 +248,9 @@ __global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveS
   constexpr int kTile = kTileBases<T>;
   constexpr int kBases = kGroup<kStates>;
   const DeviceSegment segment = args.batch.segments[blockIdx.x];
-  const DeviceSpan span = args.batch.spans[segment.span];
   // Nobody continues from the last segment of a span unless it is whole.
   if (segment.whole == 0) return;
+  const DeviceSpan span = args.batch.spans[segment.span];
   const BlockChannels block(args.channels);
   const int lane = block.active ? static_cast<int>(threadIdx.x) : block.count - 1;
   const cuda::SegmentRows rows(span, segment, args.reverse);
@@ -344,14 +344,15 @@ __global__ void __launch_bounds__(kThreads) segment_ends_kernel(DeviceSelectiveS
 }
 
 // Step 2: turns each segment's end state into the state before it, in place. One thread a state of
-// a span; kCarryAhead segments are read before the first is needed, for the chain itself is short.
+// a span; kCarryAhead segments are read before the first is needed, for the chain itself is short. A span without
+// a whole segment begins with its carry and leaves it as it is.
 constexpr int kCarryAhead = 32;
 __global__ void __launch_bounds__(kThreads) carry_kernel(DeviceSelectiveScanArgs args) {
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   const int64_t states = args.d_state * args.channels;
   if (i >= states) return;
   const DeviceSpan span = args.batch.spans[blockIdx.y];
-  if (span.segments == 0) return;
+  if (span.whole_segments == 0) return;
   const int64_t e = i % args.channels;
   const float a = args.A_NE[i];
   float* carry = span.state + args.state.ssm_carry + i;
@@ -436,7 +437,7 @@ __global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
   float a[kStates];
   float h[kStates];
   const int64_t block_floats = (args.d_state + 1) * args.channels;
-  const float* before = args.workspace != nullptr
+  const float* before = args.workspace != nullptr && span.whole_segments > 0
                             ? args.workspace + int64_t{blockIdx.x} * block_floats
                             : span.state + args.state.ssm_carry;
 #pragma unroll
@@ -449,27 +450,26 @@ __global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
     }
   }
 
-  // The first snapshot at or after the segment's first base.
+  // The next snapshot: the first at or after the segment's first base to begin with. Its base counts from there.
   int64_t snapshot = 0;
   int64_t snapshot_at = INT64_MAX;
+  const DeviceSnapshot* snapshots = args.batch.snapshots;
   const auto find_snapshot = [&] {
-    snapshot_at = snapshot < args.snapshots && args.snapshot_span[snapshot] == segment.span
-                      ? args.snapshot_base[snapshot] - segment.start
+    snapshot_at = snapshot < args.batch.snapshot_count && snapshots[snapshot].span == segment.span
+                      ? snapshots[snapshot].base - segment.start
                       : INT64_MAX;
   };
   if constexpr (kSnapshots) {
-    int64_t low = 0;
-    int64_t high = args.snapshots;
-    while (low < high) {
-      const int64_t middle = (low + high) / 2;
-      const int32_t s = args.snapshot_span[middle];
-      if (s < segment.span || (s == segment.span && args.snapshot_base[middle] < segment.start)) {
-        low = middle + 1;
+    int64_t high = args.batch.snapshot_count;
+    while (snapshot < high) {
+      const int64_t middle = (snapshot + high) / 2;
+      const DeviceSnapshot& at = snapshots[middle];
+      if (at.span < segment.span || (at.span == segment.span && at.base < segment.start)) {
+        snapshot = middle + 1;
       } else {
         high = middle;
       }
     }
-    snapshot = low;
     find_snapshot();
   }
 
@@ -495,7 +495,7 @@ __global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
   const auto take_snapshots = [&](int base) {
     while (base == snapshot_at) {
       if (block.active) {
-        float* to = args.snapshot_NE + snapshot * args.d_state * args.channels + block.own;
+        float* to = snapshots[snapshot].state + args.state.ssm_carry + block.own;
 #pragma unroll
         for (int n = 0; n < kStates; ++n) {
           if (n < args.d_state) to[n * args.channels] = h[n];
@@ -519,7 +519,24 @@ __global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
     const Tile<T>& z_tile = memory.z[turn];
     Tile<T>& dt_tile = memory.dt[turn];
     int t = 0;
-    for (; t + kBases <= count; t += kBases) {
+    const auto take_base = [&] {
+      if constexpr (kSnapshots) take_snapshots(start + t);
+      const float delta = time_step(cuda::to_float(dt_tile.values[t][lane]));
+      float y = step<T, kStates>(delta, cuda::to_float(u_tile.values[t][lane]), skip,
+                                 memory.b + t * kStates, memory.c + t * kStates, a, h);
+      if constexpr (kGated) y *= cuda::silu<T>(cuda::to_float(z_tile.values[t][lane]));
+      dt_tile.values[t][lane] = cuda::from_float<T>(y);
+      ++t;
+    };
+    while (t + kBases <= count) {
+      if constexpr (kSnapshots) {
+        // Bases with a snapshot among them are taken one by one: the same operations on each.
+        if (snapshot_at < start + t + kBases) {
+#pragma unroll 1
+          for (int i = 0; i < kBases; ++i) take_base();
+          continue;
+        }
+      }
       float u[kBases];
       float delta[kBases];
       float y[kBases];
@@ -530,7 +547,6 @@ __global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
       }
 #pragma unroll
       for (int i = 0; i < kBases; ++i) {
-        if constexpr (kSnapshots) take_snapshots(start + t + i);
         y[i] = step<T, kStates>(delta[i], u[i], skip, memory.b + (t + i) * kStates,
                                 memory.c + (t + i) * kStates, a, h);
       }
@@ -539,16 +555,10 @@ __global__ void __launch_bounds__(kThreads, kStates <= 16 ? 4 : 1)
         if constexpr (kGated) y[i] *= cuda::silu<T>(cuda::to_float(z_tile.values[t + i][lane]));
         dt_tile.values[t + i][lane] = cuda::from_float<T>(y[i]);
       }
+      t += kBases;
     }
 #pragma unroll 1
-    for (; t < count; ++t) {
-      if constexpr (kSnapshots) take_snapshots(start + t);
-      const float delta = time_step(cuda::to_float(dt_tile.values[t][lane]));
-      float y = step<T, kStates>(delta, cuda::to_float(u_tile.values[t][lane]), skip,
-                                 memory.b + t * kStates, memory.c + t * kStates, a, h);
-      if constexpr (kGated) y *= cuda::silu<T>(cuda::to_float(z_tile.values[t][lane]));
-      dt_tile.values[t][lane] = cuda::from_float<T>(y);
-    }
+    while (t < count) take_base();
     T* out = static_cast<T*>(args.out_LE) + block.first;
     if constexpr (kAdds) {
       TileSum<T> sum;
@@ -606,11 +616,11 @@ void launch(DeviceExec& exec, const DeviceSelectiveScanArgs& args) {
   if (args.accumulate) {
     outputs(segment_outputs_kernel<T, kStates, true, false, true>);
   } else if (args.z_LE == nullptr) {
-    args.snapshots > 0 ? outputs(segment_outputs_kernel<T, kStates, false, true>)
-                       : outputs(segment_outputs_kernel<T, kStates, false, false>);
+    args.batch.snapshot_count > 0 ? outputs(segment_outputs_kernel<T, kStates, false, true>)
+                                  : outputs(segment_outputs_kernel<T, kStates, false, false>);
   } else {
-    args.snapshots > 0 ? outputs(segment_outputs_kernel<T, kStates, true, true>)
-                       : outputs(segment_outputs_kernel<T, kStates, true, false>);
+    args.batch.snapshot_count > 0 ? outputs(segment_outputs_kernel<T, kStates, true, true>)
+                                  : outputs(segment_outputs_kernel<T, kStates, true, false>);
   }
 }
 
@@ -622,7 +632,7 @@ void selective_scan(DeviceExec& exec, const DeviceSelectiveScanArgs& args) {
               args.bc_stride >= args.d_state &&
               (args.z_LE == nullptr || args.z_stride >= args.channels),
           "selective_scan: sizes");
-  require(!args.accumulate || (args.z_LE != nullptr && args.snapshots == 0),
+  require(!args.accumulate || (args.z_LE != nullptr && args.batch.snapshot_count == 0),
           "selective_scan: sums of gated outputs, without snapshots");
   require(args.workspace != nullptr || args.batch.segment_count <= args.batch.span_count,
           "selective_scan: workspace");

@@ -68,7 +68,8 @@ constexpr int64_t kSsdMostStates = 256;
 //   2  carry over segments: h0[k + 1] = exp(A·ΣΔ)·h0[k] + end[k], one thread a state
 //   3  every segment from its h0: outputs, and the state after the span's last base
 //
-// Spans of one segment each need step 3 only (`workspace` null). Each step's order is fixed by the position in the
+// Spans of one segment each need step 3 only (`workspace` null; a span without a whole segment skips the others in any case).
+// Snapshots (batch.h) are taken after step 2, row after row from their segment's first. Each step's order is fixed by the position in the
 // segment, and segments by the position in the sequence: results depend neither on how it came in nor on what else is in
 // the batch.
 //   f32   the recurrence on the multiply-add units, without TF32 (ssd_scan_f32_cuda.cu)

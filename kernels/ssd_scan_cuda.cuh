@@ -35,12 +35,13 @@ __device__ __forceinline__ float ssd_time_step(const DeviceSsdScanArgs& args, fl
   return risen > args.dt_max ? args.dt_max : risen;
 }
 
-// [N, E] before the segment's first base.
+// [N, E] before the segment's first base; where the span has no whole segment, nobody has moved its carry.
 __device__ __forceinline__ const float* ssd_state_before(const DeviceSsdScanArgs& args,
                                                          const SsdSizes& sizes,
                                                          const DeviceSpan& span, int64_t segment) {
-  return args.workspace != nullptr ? args.workspace + segment * sizes.segment_floats
-                                   : span.state + args.state.ssm_carry;
+  return args.workspace != nullptr && span.whole_segments > 0
+             ? args.workspace + segment * sizes.segment_floats
+             : span.state + args.state.ssm_carry;
 }
 
 // Whether step 3 leaves the state after this segment behind: where the span's last segment is whole, step 2 knows it.

@@ -15,6 +15,7 @@
 #include "kernels/pool_rows.h"
 #include "kernels/token_embedding.h"
 #include "mamba/device_parts.h"
+#include "mamba/device_states.h"
 
 namespace chromamba::mamba {
 
@@ -40,62 +41,11 @@ constexpr int64_t kMostSpans = 4096;
 // not whole, and all of these together get so many bytes. Passes of short reads are then shorter; 256 spans still fill one.
 constexpr int64_t kSpanBytes = int64_t{128} << 20;
 constexpr int64_t kLeastSpans = 256;
-// States are handed out from slabs of about so many bytes.
-constexpr int64_t kSlabBytes = int64_t{8} << 20;
-
-// Equal pieces of device memory, contents undefined.
-class StatePool {
- public:
-  StatePool(DeviceExec& exec, int64_t floats)
-      : exec_(exec),
-        floats_(floats),
-        per_slab_(std::max<int64_t>(1, kSlabBytes / std::max<int64_t>(1, 4 * floats))) {}
-
-  float* take() {
-    if (free_.empty()) {
-      slabs_.emplace_back(exec_, 4 * floats_ * per_slab_, "the states of sequences");
-      for (int64_t i = per_slab_; i-- > 0;) {
-        free_.push_back(slabs_.back().as<float>() + i * floats_);
-      }
-    }
-    float* state = free_.back();
-    free_.pop_back();
-    return state;
-  }
-  void give_back(float* state) { free_.push_back(state); }
-  int64_t floats() const { return floats_; }
-
- private:
-  DeviceExec& exec_;
-  int64_t floats_;
-  int64_t per_slab_;
-  std::vector<DeviceBuffer> slabs_;
-  std::vector<float*> free_;
-};
+// Snapshots that a pass takes at most: bounds the tables too. A segment has fewer.
+constexpr int64_t kMostSnapshots = 4096;
+static_assert(kMostSnapshots >= kSegmentBases);
 
 }  // namespace
-
-// One sequence on devices: the carry where its last segment begins, and the tokens since.
-struct DeviceSequence {
-  // Pieces of a pool, given back in the end.
-  struct Pieces {
-    std::shared_ptr<StatePool> pool;
-    std::vector<float*> taken;
-
-    explicit Pieces(std::shared_ptr<StatePool> from) : pool(std::move(from)) {}
-    ~Pieces() {
-      for (float* piece : taken) pool->give_back(piece);
-    }
-    Pieces(const Pieces&) = delete;
-    Pieces& operator=(const Pieces&) = delete;
-    float* take() { return taken.emplace_back(pool->take()); }
-  };
-
-  std::vector<std::unique_ptr<Pieces>> states;  // by stage: one piece each, its layers' states
-  std::vector<std::unique_ptr<Pieces>> sums;  // by stage: of pooled groups by slot, D doubles each
-  std::vector<int32_t> tail;
-  int32_t turn = 0;  // which of its two conv states is the last (kernels/batch.h)
-};
 
 class DeviceEngine::Impl {
  public:
@@ -139,39 +89,40 @@ class DeviceEngine::Impl {
   SequenceState new_sequence() {
     SequenceState state;
     state.next_log_p.assign(static_cast<size_t>(vocab_), 0.0F);
-    state.device = std::make_shared<DeviceSequence>();
-    for (const std::unique_ptr<Stage>& stage : stages_) {
-      state.device->states.push_back(std::make_unique<DeviceSequence::Pieces>(stage->pool));
-      state.device->sums.push_back(std::make_unique<DeviceSequence::Pieces>(stage->sum_pool));
-      kernels::zero_on_device(stage->exec, state.device->states.back()->take(),
-                              4 * stage->pool->floats());
+    state.device = make_sequence();
+    for (size_t s = 0; s < stages_.size(); ++s) {
+      kernels::zero_on_device(stages_[s]->exec, state.device->states[s]->taken[0],
+                              4 * stages_[s]->pool->floats());
     }
     return state;
   }
 
   void copy_sequence(const SequenceState& from, SequenceState& to) {
-    to.device = std::make_shared<DeviceSequence>();
+    to.device = make_sequence();
     to.device->tail = from.device->tail;
     to.device->turn = from.device->turn;
+    to.device->anchor = from.device->anchor;
     for (size_t s = 0; s < stages_.size(); ++s) {
       Stage& stage = *stages_[s];
-      to.device->states.push_back(std::make_unique<DeviceSequence::Pieces>(stage.pool));
-      to.device->sums.push_back(std::make_unique<DeviceSequence::Pieces>(stage.sum_pool));
-      kernels::copy_between(stage.exec, to.device->states.back()->take(), stage.exec,
+      kernels::copy_between(stage.exec, to.device->states[s]->taken[0], stage.exec,
                             from.device->states[s]->taken[0], 4 * stage.pool->floats());
     }
   }
 
   std::vector<LayerState> read_layers(const SequenceState& state) {
     std::vector<LayerState> layers;
+    const DeviceSequence& sequence = *state.device;
+    // A snapshot has no states after its last base yet, but then a segment begins there.
+    std::optional<int32_t> turn;
+    if (sequence.tail.empty()) turn = sequence.turn;
     for (size_t s = 0; s < stages_.size(); ++s) {
       Stage& stage = *stages_[s];
       std::vector<float> floats(static_cast<size_t>(stage.pool->floats()));
-      kernels::copy_to_host(stage.exec, floats.data(), state.device->states[s]->taken[0],
+      kernels::copy_to_host(stage.exec, floats.data(), sequence.states[s]->taken[0],
                             4 * stage.pool->floats());
       stage.exec.synchronize();
       for (const Layer& layer : stage.layers) {
-        layers.push_back(layer.mixer->read_state(floats.data() + layer.state_offset));
+        layers.push_back(layer.mixer->read_state(floats.data() + layer.state_offset, turn));
       }
     }
     return layers;
@@ -200,7 +151,7 @@ class DeviceEngine::Impl {
     DeviceBuffer hidden;             // [rows, D]
     DeviceBuffer workspace;          // of the mixers
     DeviceBuffer device_log_p;       // [rows]
-    DeviceBuffer device_next_log_p;  // [spans, V]
+    DeviceBuffer device_next_log_p;  // [predictions, V]
     DeviceBuffer device_logits;      // [rows, V], made when asked for
     DeviceBuffer final_rows;         // [rows, D] f32, the same
     DeviceBuffer device_tables;
@@ -230,6 +181,15 @@ class DeviceEngine::Impl {
     int64_t rows = 0;
     int64_t first = 0;  // first base, counted in the chunk: negative in the recomputed tail
     bool last = false;  // holds the chunk's last base
+    // The chunk's snapshots that are taken before one of its bases.
+    size_t begin_snapshot = 0;
+    size_t end_snapshot = 0;
+  };
+
+  // A row of a pass that gives a sequence's ln p of the next token.
+  struct Prediction {
+    int64_t row = 0;
+    SequenceState* state = nullptr;
   };
 
   // Results of a layer for the rows of a pass, on the way to the host.
@@ -260,8 +220,8 @@ class DeviceEngine::Impl {
     Stage& stage;
     DeviceExec& exec;
     Workplace& place;
-    PinnedBuffer tables;              // spans, segments, tokens, targets, row list: one copy
-    kernels::DeviceEvent done;        // all of the stage's work
+    PinnedBuffer tables;        // spans, segments, snapshots, tokens, targets, row list: one copy
+    kernels::DeviceEvent done;  // all of the stage's work
     kernels::DeviceEvent taken_over;  // the rows of the stage before have been copied here
     kernels::DeviceEvent pooled;      // the sums of open groups are left behind
     std::vector<std::unique_ptr<kernels::DeviceEvent>> layer_done;
@@ -272,9 +232,11 @@ class DeviceEngine::Impl {
     std::vector<std::unique_ptr<Stop>> stops;  // by stage
     std::vector<Piece> pieces;
     int64_t rows = 0;
+    int64_t snapshots = 0;
+    std::vector<Prediction> predictions;
     bool busy = false;
     PinnedBuffer log_p;       // [rows]
-    PinnedBuffer next_log_p;  // [spans, V]
+    PinnedBuffer next_log_p;  // [predictions, V]
     PinnedBuffer logits;      // [rows, V]
     std::vector<TapBuffer> taps;
     PinnedBuffer groups;
@@ -287,6 +249,7 @@ class DeviceEngine::Impl {
     bool logits = false;
     bool head = false;
     bool final_norm = false;
+    bool snapshots = false;
     int64_t last_layer = 0;
     size_t last_stage = 0;
     std::vector<int64_t> taps;
@@ -296,14 +259,27 @@ class DeviceEngine::Impl {
     }
   };
 
+  // Its states are as the last owner left them.
+  std::shared_ptr<DeviceSequence> make_sequence() const {
+    auto sequence = std::make_shared<DeviceSequence>();
+    for (const std::unique_ptr<Stage>& stage : stages_) {
+      sequence->states.push_back(std::make_unique<DeviceSequence::Pieces>(stage->pool));
+      sequence->states.back()->take();
+      sequence->sums.push_back(std::make_unique<DeviceSequence::Pieces>(stage->sum_pool));
+    }
+    return sequence;
+  }
+
   void upload_model(Stage& stage);
   void plan_rows(const Stage& stage, int64_t memory, bool fixed);
   void allocate();
+  void prepare_snapshots(const Chunk& chunk) const;
+  void list_predictions(Lane& lane, std::span<Chunk> chunks) const;
   void launch(Lane& lane, const Lane* before, std::span<Chunk> chunks, const Wanted& wanted);
   void launch_stage(Lane& lane, const Lane* before, size_t stage, std::span<Chunk> chunks,
                     const Wanted& wanted);
   void launch_head(Lane& lane, Stop& stop, const Wanted& wanted, bool adds_hidden,
-                   const int32_t* targets, const int32_t* row_list, int64_t ends);
+                   const int32_t* targets, const int32_t* row_list);
   void collect(Lane& lane, std::span<Chunk> chunks, const Wanted& wanted);
   void copy_tap(Lane& lane, Stop& stop, int64_t layer, const float* rows, int64_t stride) const;
   void pool(Lane& lane, const Lane* before, size_t stage, std::span<Chunk> chunks,
@@ -327,7 +303,9 @@ class DeviceEngine::Impl {
   int64_t table_bytes() const {
     return kMostSpans * static_cast<int64_t>(sizeof(kernels::DeviceSpan)) +
            most_segments() * static_cast<int64_t>(sizeof(kernels::DeviceSegment)) +
-           4 * (2 * most_rows_ + kMostSpans) + 80;  // each table begins at a multiple of 16
+           kMostSnapshots * static_cast<int64_t>(sizeof(kernels::DeviceSnapshot)) +
+           4 * (2 * most_rows_ + kMostSpans + kMostSnapshots) +
+           96;  // each table begins at a multiple of 16
   }
   int64_t most_segments() const { return most_rows_ / kSegmentBases + kMostSpans; }
 
@@ -366,8 +344,9 @@ void DeviceEngine::Impl::plan_rows(const Stage& stage, int64_t memory, bool fixe
   const auto needed = [&](int64_t rows) {
     // Taps of the final norm and logits, which not every call asks for, are counted too; so are sums of
     // pooled rows, a slab of them.
-    return stage.exec.bytes_in_use() + stage.second.bytes_in_use() + 3 * kSlabBytes +
-           kLanes * (workspace_bytes(stage, rows) + kMostSpans * 64 + 4 * (2 * rows + kMostSpans) +
+    return stage.exec.bytes_in_use() + stage.second.bytes_in_use() + 3 * StatePool::kSlabBytes +
+           kLanes * (workspace_bytes(stage, rows) + 64 * (kMostSpans + kMostSnapshots) +
+                     4 * (2 * rows + kMostSpans + kMostSnapshots) +
                      rows * (stride_ * (4 + element) + 4 * width_ + 4 * vocab_ + 4));
   };
   while (!fixed && most_rows_ > kGoodRows && needed(most_rows_) > kGoodBytes) most_rows_ /= 2;
@@ -396,7 +375,6 @@ void DeviceEngine::Impl::allocate() {
       place.hidden = DeviceBuffer(exec, element * most_rows_ * stride_, "activations");
       place.workspace = DeviceBuffer(exec, workspace_bytes(*stage, most_rows_), "activations");
       place.device_log_p = DeviceBuffer(exec, 4 * most_rows_, "log-likelihoods");
-      place.device_next_log_p = DeviceBuffer(exec, 4 * kMostSpans * vocab_, "log-likelihoods");
       place.device_tables = DeviceBuffer(exec, table_bytes(), "tables");
     }
   }
@@ -409,7 +387,6 @@ void DeviceEngine::Impl::allocate() {
       lane->stops.back()->tables = PinnedBuffer(table_bytes());
     }
     lane->log_p = PinnedBuffer(4 * most_rows_);
-    lane->next_log_p = PinnedBuffer(4 * kMostSpans * vocab_);
     lanes_.push_back(std::move(lane));
   }
 }
@@ -421,6 +398,15 @@ void DeviceEngine::Impl::ensure_outputs(Lane& lane, const Wanted& wanted) const 
       last.place.device_logits = DeviceBuffer(last.exec, 4 * most_rows_ * vocab_, "logits");
     }
     if (lane.logits.bytes() == 0) lane.logits = PinnedBuffer(4 * most_rows_ * vocab_);
+  }
+  // A row for each snapshot, and one for each chunk that ends.
+  const int64_t predictions = kMostSpans + (wanted.snapshots ? kMostSnapshots : 0);
+  if (wanted.head && lane.next_log_p.bytes() < 4 * predictions * vocab_) {
+    lane.next_log_p = PinnedBuffer(4 * predictions * vocab_);
+  }
+  if (wanted.head && last.place.device_next_log_p.bytes() < 4 * predictions * vocab_) {
+    last.place.device_next_log_p =
+        DeviceBuffer(last.exec, 4 * predictions * vocab_, "log-likelihoods");
   }
   if (wanted.final_norm && last.place.final_rows.bytes() == 0) {
     last.place.final_rows = DeviceBuffer(last.exec, 4 * most_rows_ * width_, "final embeddings");
@@ -504,10 +490,41 @@ void DeviceEngine::Impl::pool(Lane& lane, const Lane* before, size_t stage, std:
   stop.pooled.record();
 }
 
+// All that the host knows of a snapshot; the passes write what lies on the devices.
+void DeviceEngine::Impl::prepare_snapshots(const Chunk& chunk) const {
+  for (const Snapshot& snapshot : chunk.snapshots) {
+    SequenceState& to = *snapshot.to;
+    to.position = chunk.state->position + snapshot.at;
+    to.next_log_p.resize(static_cast<size_t>(vocab_));
+    if (snapshot.at == 0) to.next_log_p = chunk.state->next_log_p;
+    if (!to.device) to.device = make_sequence();
+    to.device->tail.clear();
+    to.device->turn = 0;
+    to.device->anchor = to.position;
+  }
+}
+
+// The rows before snapshots, which the piece before theirs may have, and the last ones of chunks.
+void DeviceEngine::Impl::list_predictions(Lane& lane, std::span<Chunk> chunks) const {
+  for (const Piece& piece : lane.pieces) {
+    const Chunk& chunk = chunks[piece.chunk];
+    const int64_t end = piece.first + piece.rows;
+    for (size_t i = piece.begin_snapshot; i < chunk.snapshots.size(); ++i) {
+      const Snapshot& snapshot = chunk.snapshots[i];
+      if (snapshot.at > end) break;
+      // What comes before the chunk was predicted by the call before.
+      if (snapshot.at == 0 || snapshot.at == piece.first) continue;
+      lane.predictions.push_back({piece.row + snapshot.at - 1 - piece.first, snapshot.to});
+    }
+    if (piece.last) lane.predictions.push_back({piece.row + piece.rows - 1, chunk.state});
+  }
+}
+
 void DeviceEngine::Impl::launch(Lane& lane, const Lane* before, std::span<Chunk> chunks,
                                 const Wanted& wanted) {
   ensure_outputs(lane, wanted);
   lane.means.clear();
+  if (wanted.head) list_predictions(lane, chunks);
   for (size_t stage = 0; stage <= wanted.last_stage; ++stage) {
     launch_stage(lane, before, stage, chunks, wanted);
   }
@@ -526,21 +543,33 @@ void DeviceEngine::Impl::launch_stage(Lane& lane, const Lane* before, size_t sta
   DeviceExec& exec = stop.exec;
   exec.use();
   // Tables, in one block of page-locked memory and one copy.
+  const auto state_of = [&](const SequenceState& sequence) {
+    return sequence.device->states[stage]->taken[0];
+  };
   std::vector<kernels::DeviceSpan> spans;
-  std::vector<int32_t> last_rows;
+  std::vector<kernels::DeviceSnapshot> snapshots;
   for (const Piece& piece : lane.pieces) {
+    const Chunk& chunk = chunks[piece.chunk];
+    for (size_t i = piece.begin_snapshot; i < piece.end_snapshot; ++i) {
+      const Snapshot& snapshot = chunk.snapshots[i];
+      snapshots.push_back(
+          {static_cast<int32_t>(spans.size()), snapshot.at - piece.first, state_of(*snapshot.to)});
+    }
     kernels::DeviceSpan span;
     span.row = piece.row;
     span.length = piece.rows;
-    DeviceSequence& sequence = *chunks[piece.chunk].state->device;
-    span.state = sequence.states[stage]->taken[0];
-    span.turn = sequence.turn;
+    span.state = state_of(*chunk.state);
+    span.turn = chunk.state->device->turn;
     spans.push_back(span);
-    if (piece.last) last_rows.push_back(static_cast<int32_t>(piece.row + piece.rows - 1));
   }
   TableBlock tables(stop.tables, place.device_tables);
-  const kernels::DeviceBatch batch = tables.put_batch(spans, lane.rows);
-  const int32_t* row_list = tables.put(last_rows);
+  const kernels::DeviceBatch batch = tables.put_batch(spans, lane.rows, snapshots);
+  const int32_t* device_row_list = nullptr;
+  const auto predictions = static_cast<int64_t>(lane.predictions.size());
+  int32_t* row_list = tables.take(predictions, device_row_list);
+  for (const Prediction& prediction : lane.predictions) {
+    *row_list++ = static_cast<int32_t>(prediction.row);
+  }
   // Tokens and targets are written where they will be copied from.
   const int32_t* device_tokens = nullptr;
   const int32_t* device_targets = nullptr;
@@ -633,21 +662,20 @@ void DeviceEngine::Impl::launch_stage(Lane& lane, const Lane* before, size_t sta
     if (wanted.final_norm) serve_taps(kFinalLayer, place.final_rows.as<const float>(), width_);
   }
   if (stage == wanted.last_stage && wanted.head) {
-    launch_head(lane, stop, wanted, !tapped && wanted.last_layer > 0, device_targets, row_list,
-                static_cast<int64_t>(last_rows.size()));
+    launch_head(lane, stop, wanted, !tapped && wanted.last_layer > 0, device_targets,
+                device_row_list);
   }
   stop.done.record();
 }
 
 void DeviceEngine::Impl::launch_head(Lane& lane, Stop& stop, const Wanted& wanted, bool adds_hidden,
-                                     const int32_t* targets, const int32_t* row_list,
-                                     int64_t ends) {
+                                     const int32_t* targets, const int32_t* row_list) {
   kernels::DeviceHeadArgs head = head_args(model_, stop.stage.final_norm, stop.stage.head,
                                            lane.rows, stop.place.residual.as<const float>());
   head.hidden_LD = adds_hidden ? stop.place.hidden.data() : nullptr;
-  if (ends > 0) {
+  if (!lane.predictions.empty()) {
     kernels::DeviceHeadArgs next = head;
-    next.rows = ends;
+    next.rows = static_cast<int64_t>(lane.predictions.size());
     next.row_list = row_list;
     next.log_p_LV = stop.place.device_next_log_p.as<float>();
     kernels::head_log_likelihood(stop.exec, next);
@@ -670,9 +698,8 @@ void DeviceEngine::Impl::collect(Lane& lane, std::span<Chunk> chunks, const Want
   if (!lane.busy) return;
   lane.busy = false;
   lane.stops[wanted.last_stage]->done.wait();
-  int64_t ends = 0;
   for (const Piece& piece : lane.pieces) {
-    Chunk& chunk = chunks[piece.chunk];
+    const Chunk& chunk = chunks[piece.chunk];
     // Rows of the recomputed tail were given to the caller by an earlier call.
     const int64_t skip = std::clamp<int64_t>(-piece.first, 0, piece.rows);
     const int64_t count = piece.rows - skip;
@@ -705,11 +732,11 @@ void DeviceEngine::Impl::collect(Lane& lane, std::span<Chunk> chunks, const Want
         chunk.log_likelihood_L[next] = log_p[i];
       }
     }
-    if (piece.last && wanted.head) {
-      std::copy_n(lane.next_log_p.as<float>() + ends * vocab_, vocab_,
-                  chunk.state->next_log_p.begin());
-    }
-    if (piece.last) ++ends;
+  }
+  const auto* next_log_p = lane.next_log_p.as<const float>();
+  for (const Prediction& prediction : lane.predictions) {
+    std::copy_n(next_log_p, vocab_, prediction.state->next_log_p.begin());
+    next_log_p += vocab_;
   }
   const auto* row = lane.mean_rows.as<const float>();
   for (const Mean& mean : lane.means) {
@@ -747,6 +774,10 @@ void DeviceEngine::Impl::forward(std::span<Chunk> chunks, const std::function<vo
                                          : std::numeric_limits<float>::quiet_NaN();
     }
   }
+  for (const Chunk& chunk : chunks) {
+    wanted.snapshots = wanted.snapshots || !chunk.snapshots.empty();
+    prepare_snapshots(chunk);
+  }
   wanted.head = wanted.log_likelihood || wanted.logits;
   if (wanted.head) wanted.last_layer = n_layer;
   while (stages_[wanted.last_stage]->end_layer < wanted.last_layer) ++wanted.last_stage;
@@ -754,8 +785,13 @@ void DeviceEngine::Impl::forward(std::span<Chunk> chunks, const std::function<vo
   size_t turn = 0;
   const Lane* before = nullptr;
   Lane* lane = lanes_[0].get();
-  lane->pieces.clear();
-  lane->rows = 0;
+  const auto clear = [&] {
+    lane->pieces.clear();
+    lane->predictions.clear();
+    lane->rows = 0;
+    lane->snapshots = 0;
+  };
+  clear();
   const auto send = [&] {
     if (lane->rows == 0) return;
     if (poll) poll();
@@ -764,22 +800,25 @@ void DeviceEngine::Impl::forward(std::span<Chunk> chunks, const std::function<vo
     turn = (turn + 1) % lanes_.size();
     lane = lanes_[turn].get();
     collect(*lane, chunks, wanted);  // the oldest pass: the GPUs compute the ones after it
-    lane->pieces.clear();
-    lane->rows = 0;
+    clear();
   };
   try {
     for (size_t c = 0; c < chunks.size(); ++c) {
       Chunk& chunk = chunks[c];
       if (chunk.length == 0) continue;
       int64_t first = -static_cast<int64_t>(chunk.state->device->tail.size());
+      size_t snapshot = 0;
       while (first < chunk.length) {
         int64_t room = most_rows_ - lane->rows;
         if (static_cast<int64_t>(lane->pieces.size()) == most_spans_) room = 0;
-        int64_t rows = chunk.length - first;
-        if (rows > room) {
-          const int64_t position = chunk.state->position + first;
-          rows = kernels::segment_floor(position + room) - position;
+        // The first snapshot that the pass has no room for.
+        const size_t beyond = snapshot + static_cast<size_t>(kMostSnapshots - lane->snapshots);
+        if (beyond < chunk.snapshots.size()) {
+          room = std::min(room, chunk.snapshots[beyond].at - first);
         }
+        int64_t rows = chunk.length - first;
+        // A piece begins where a segment does, and one that is not the last ends where one does.
+        if (rows > room) rows = kernels::segment_floor(room);
         if (rows == 0) {
           send();
           continue;
@@ -791,8 +830,13 @@ void DeviceEngine::Impl::forward(std::span<Chunk> chunks, const std::function<vo
         piece.first = first;
         first += rows;
         piece.last = first == chunk.length;
+        piece.begin_snapshot = snapshot;
+        while (snapshot < chunk.snapshots.size() && chunk.snapshots[snapshot].at < first)
+          ++snapshot;
+        piece.end_snapshot = snapshot;
         lane->pieces.push_back(piece);
         lane->rows += rows;
+        lane->snapshots += static_cast<int64_t>(snapshot - piece.begin_snapshot);
       }
     }
     send();
@@ -811,11 +855,14 @@ void DeviceEngine::Impl::forward(std::span<Chunk> chunks, const std::function<vo
   }
   for (Chunk& chunk : chunks) {
     if (chunk.length == 0) continue;
-    std::vector<int32_t>& tail = chunk.state->device->tail;
-    tail.insert(tail.end(), chunk.tokens_L, chunk.tokens_L + chunk.length);
+    DeviceSequence& sequence = *chunk.state->device;
     chunk.state->position += chunk.length;
-    const int64_t kept = chunk.state->position - kernels::segment_floor(chunk.state->position);
-    tail.erase(tail.begin(), tail.end() - kept);
+    const int64_t bases = chunk.state->position - sequence.anchor;
+    const int64_t kept = bases - kernels::segment_floor(bases);
+    const int64_t from_chunk = std::min(kept, chunk.length);
+    sequence.tail.erase(sequence.tail.begin(), sequence.tail.end() - (kept - from_chunk));
+    const int32_t* end = chunk.tokens_L + chunk.length;
+    sequence.tail.insert(sequence.tail.end(), end - from_chunk, end);
   }
 }
 
@@ -827,9 +874,9 @@ void DeviceEngine::copy_sequence(const SequenceState& from, SequenceState& to) {
   impl_->copy_sequence(from, to);
 }
 int64_t DeviceEngine::state_bytes(const Model& model) {
-  // The states after the last whole segment and after the last base (kernels/batch.h), of which the convolution's
-  // first ones twice.
-  return 3 * model.state_bytes();
+  int64_t floats = 0;
+  for (const Block& block : model.blocks()) floats += block.forward->device_state_floats();
+  return 4 * floats;
 }
 void DeviceEngine::forward(std::span<Chunk> chunks, const std::function<void()>& poll) {
   impl_->forward(chunks, poll);
@@ -848,7 +895,7 @@ int64_t DeviceEngine::host_bytes(const Model& model, int64_t gpus, int64_t tap_b
   return kRuntime + (gpus - 1) * kRuntimeNext +
          gpus * kLanes *
              (rows * (4 + 8 * gpus + tap_bytes) +
-              kMostSpans * (64 + 4 * model.config().vocab_size));
+              (kMostSpans + kMostSnapshots) * (64 + 4 * model.config().vocab_size));
 }
 
 }  // namespace chromamba::mamba

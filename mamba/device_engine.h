@@ -8,6 +8,10 @@
 // computed by the same operations whatever the chunks were, and the scan may work on segments in parallel.
 // The next pass is laid out and copied while the GPU computes.
 //
+// A snapshot costs no launch or copy of its own: the kernels of a pass write its states straight to where those of its
+// sequence lie, and its ln p of the next token comes with those of the sequences that end there. A run
+// from it counts its segments from the snapshot's base, and so has no tail to compute again.
+//
 // Several GPUs share the layers: each has a run of them, and a pass goes from GPU to GPU as on an assembly line, its
 // residual stream and the last mixer's rows copied over. One sequence keeps all of them busy, its states stay where
 // their layers are, results come in the order of the input, and no GPU needs another's share of the memory. The

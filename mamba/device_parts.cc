@@ -76,14 +76,17 @@ kernels::DeviceHeadArgs head_args(const Model& model, const DeviceNorm& final_no
   return args;
 }
 
-kernels::DeviceBatch TableBlock::put_batch(std::vector<kernels::DeviceSpan>& spans, int64_t rows) {
+kernels::DeviceBatch TableBlock::put_batch(std::vector<kernels::DeviceSpan>& spans, int64_t rows,
+                                           const std::vector<kernels::DeviceSnapshot>& snapshots) {
   const std::vector<kernels::DeviceSegment> segments = kernels::cut_segments(spans);
   kernels::DeviceBatch batch;
   batch.spans = put(spans);
   batch.segments = put(segments);
+  batch.snapshots = put(snapshots);
   batch.rows = rows;
   batch.span_count = static_cast<int64_t>(spans.size());
   batch.segment_count = static_cast<int64_t>(segments.size());
+  batch.snapshot_count = static_cast<int64_t>(snapshots.size());
   return batch;
 }
 

@@ -54,8 +54,9 @@ class TableBlock {
     if (!values.empty()) std::memcpy(room, values.data(), values.size() * sizeof(T));
     return on_device;
   }
-  // Completes the spans, and puts them and their segments.
-  kernels::DeviceBatch put_batch(std::vector<kernels::DeviceSpan>& spans, int64_t rows);
+  // Completes the spans, and puts them, their segments and snapshots of them.
+  kernels::DeviceBatch put_batch(std::vector<kernels::DeviceSpan>& spans, int64_t rows,
+                                 const std::vector<kernels::DeviceSnapshot>& snapshots = {});
 
   void send(kernels::DeviceExec& exec) const {
     kernels::copy_to_device(exec, device_, begin_, at_ - begin_);

@@ -43,7 +43,7 @@ struct ComputeDevice {
   int64_t pass_rows = 0;                       // bases it takes at a time; 0: a good number
 };
 
-struct DeviceSequence;  // device_engine.cc
+struct DeviceSequence;  // device_states.h
 
 // What one sequence carries between chunks. Belongs to the engine that made it.
 struct SequenceState {
@@ -79,8 +79,9 @@ struct PooledTap {
 // results may differ in their rounding, but only with the sequence and the place. Sums of pooled taps are not copied.
 struct Snapshot {
   int64_t at = 0;  // bases of the chunk before it: 0 ... length - 1
-  SequenceState* to =
-      nullptr;  // overwritten; its next_log_p where the call has results of the head
+  // Overwritten; its next_log_p where the call has results of the head. Not one of the call's own sequences. A state that
+  // was a snapshot or a sequence before is a good one: on a GPU it keeps its place in memory.
+  SequenceState* to = nullptr;
 };
 
 // A chunk of one sequence and where its results go. Null outputs are not computed.

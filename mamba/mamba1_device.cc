@@ -44,11 +44,13 @@ class Mamba1Device : public DeviceMixer {
   int64_t half_width() const override { return shape_.shares_out_proj ? inner_ : 0; }
   // Whether in_proj's rows outlast a call.
   bool keeps_xz() const { return fused_ || shape_.shares_out_proj; }
-  LayerState read_state(const float* floats) const override {
+  LayerState read_state(const float* floats, std::optional<int32_t> turn) const override {
     const kernels::StateLayout layout =
         kernels::state_layout(0, inner_, shape_.d_state, shape_.taps);
-    return {take_columns(floats + layout.conv_last, shape_.taps, channels_, inner_),
-            take_columns(floats + layout.ssm_last, shape_.d_state, channels_, inner_)};
+    const int64_t conv = turn ? layout.conv_carry + *turn * shape_.taps * inner_ : layout.conv_last;
+    const int64_t ssm = turn ? layout.ssm_carry : layout.ssm_last;
+    return {take_columns(floats + conv, shape_.taps, channels_, inner_),
+            take_columns(floats + ssm, shape_.d_state, channels_, inner_)};
   }
 
   Shape shape_;
@@ -177,6 +179,12 @@ std::vector<int64_t> Mamba1Mixer::device_order() const {
     sort(order.begin() + d_inner_ * g / groups, order.begin() + d_inner_ * (g + 1) / groups, rates);
   }
   return order;
+}
+
+int64_t Mamba1Mixer::device_state_floats() const {
+  const Mamba1Device::Shape shape{d_model_, d_inner_, d_state_,
+                                  d_conv_,  dt_rank_, shares_out_proj_};
+  return Mamba1Device(shape, kernels::DType::f32).state_floats();  // of either type
 }
 
 std::unique_ptr<DeviceMixer> Mamba1Mixer::upload(kernels::DeviceExec& exec) const {

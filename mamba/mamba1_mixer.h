@@ -22,6 +22,7 @@ class Mamba1Mixer : public Mixer {
   int64_t workspace_floats(int64_t rows) const override;
   int64_t matmul_flops() const override;
   std::unique_ptr<DeviceMixer> upload(kernels::DeviceExec& exec) const override;
+  int64_t device_state_floats() const override;
 
  private:
   // Of each channel, the rate at which its slowest state forgets, with the time step that the bias gives.

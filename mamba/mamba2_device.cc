@@ -50,10 +50,12 @@ class Mamba2Device : public DeviceMixer {
   int64_t workspace_bytes(int64_t rows, int64_t segments) const override {
     return rows * dtype_bytes_ * (wide_ + mixed_) + 4 * scan_floats(segments);
   }
-  LayerState read_state(const float* floats) const override {
+  LayerState read_state(const float* floats, std::optional<int32_t> turn) const override {
     const kernels::StateLayout layout = state(0);
-    return {take_columns(floats + layout.conv_last, shape_.taps, mixed_channels_, mixed_),
-            take_columns(floats + layout.ssm_last, shape_.d_state, channels_, inner_)};
+    const int64_t conv = turn ? layout.conv_carry + *turn * shape_.taps * mixed_ : layout.conv_last;
+    const int64_t ssm = turn ? layout.ssm_carry : layout.ssm_last;
+    return {take_columns(floats + conv, shape_.taps, mixed_channels_, mixed_),
+            take_columns(floats + ssm, shape_.d_state, channels_, inner_)};
   }
 
   int64_t scan_floats(int64_t segments) const {
@@ -145,6 +147,11 @@ void Mamba2Device::forward(DeviceExec& exec, const DeviceMixerCall& call) const 
 }
 
 }  // namespace
+
+int64_t Mamba2Mixer::device_state_floats() const {
+  const Mamba2Device::Shape shape{d_model_, n_heads_, head_dim_, n_groups_, d_state_, d_conv_};
+  return Mamba2Device(shape, kernels::DType::f32).state_floats();  // of either type
+}
 
 std::unique_ptr<DeviceMixer> Mamba2Mixer::upload(kernels::DeviceExec& exec) const {
   kernels::require_ssd_sizes(head_dim_, d_state_);

@@ -23,6 +23,7 @@ class Mamba2Mixer : public Mixer {
   int64_t workspace_floats(int64_t rows) const override;
   int64_t matmul_flops() const override;
   std::unique_ptr<DeviceMixer> upload(kernels::DeviceExec& exec) const override;
+  int64_t device_state_floats() const override;
 
  private:
   int64_t conv_channels() const { return d_inner_ + 2 * n_groups_ * d_state_; }

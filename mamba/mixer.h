@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -78,8 +79,9 @@ class DeviceMixer {
   virtual int64_t workspace_bytes(int64_t rows, int64_t segments) const = 0;
   // Of the rows between `begin` and `finish`, padded; 0 where only whole layers can be had.
   virtual int64_t half_width() const { return 0; }
-  // One sequence's state after its last base, from a copy of its state_floats() on the host.
-  virtual LayerState read_state(const float* floats) const = 0;
+  // One sequence's state after its last base, from a copy of its state_floats() on the host. `turn`: that of the conv
+  // state, where a segment ends with the base (kernels/batch.h): then what the next begins with is read.
+  virtual LayerState read_state(const float* floats, std::optional<int32_t> turn) const = 0;
 };
 
 // Rows on a device are padded to a multiple of 8 elements, 16 bytes in bf16: the width of a load.
@@ -92,6 +94,8 @@ class Mixer {
   virtual LayerState zero_state() const = 0;
   virtual int64_t workspace_floats(int64_t rows) const = 0;
   virtual std::unique_ptr<DeviceMixer> upload(kernels::DeviceExec& exec) const = 0;
+  // DeviceMixer::state_floats(), without a device.
+  virtual int64_t device_state_floats() const = 0;
   // Floating-point operations of the matrix products, per base.
   virtual int64_t matmul_flops() const = 0;
 

@@ -1,5 +1,9 @@
 #include "kernels/causal_conv1d.h"
 
+#include <cmath>
+#include <vector>
+
+#include "kernels/conv_project.h"
 #include "tests/kernels/kernel_test.h"
 #include "tests/random_values.h"
 #include "tests/tolerances.h"
@@ -7,10 +11,14 @@
 namespace chromamba::kernels {
 namespace {
 
+using tests::DeviceTarget;
 using tests::on_every_target;
+using tests::on_gpu;
+using tests::OnDevice;
 using tests::poisoned;
 using tests::random_values;
 using tests::relative_error;
+using tests::rounded;
 using tests::same_bits;
 
 struct Problem {
@@ -112,6 +120,116 @@ TEST_CASE("causal conv: reverse is the flipped forward convolution") {
     }
     CHECK(same_bits(state_a, state_b));
   });
+}
+
+// Two sequences in a batch, with snapshots; by itself and with the projections after it.
+void check_snapshots(DeviceTarget& target, int32_t turn, bool reverse, bool projects) {
+  constexpr int64_t kChannels = 128;
+  constexpr int64_t kTaps = 4;
+  constexpr int64_t kStride = 2 * kChannels;
+  constexpr int64_t kWidth = 48;
+  const int64_t floats = state_floats(kChannels, 0, kTaps);
+  const std::vector<int64_t> lengths = {700, 3};
+  const std::vector<std::pair<int32_t, int64_t>> wanted = {{0, 0},   {0, 1},   {0, 3}, {0, 4},
+                                                           {0, 512}, {0, 699}, {1, 0}, {1, 2}};
+  OnDevice on(target.exec);
+  const auto up = [&](const AlignedFloats& values) {
+    on.buffers.push_back(
+        upload(target.exec, values.data(), static_cast<int64_t>(values.size()), "a test"));
+    return on.buffers.back().data();
+  };
+  const auto up_f32 = [&](const AlignedFloats& values) {
+    on.buffers.push_back(
+        upload_f32(target.exec, values.data(), static_cast<int64_t>(values.size()), "a test"));
+    return on.buffers.back().as<float>();
+  };
+  const AlignedFloats u = rounded(random_values(703 * kStride, 1));
+  const AlignedFloats states = random_values(2 * floats, 2);
+  const auto kept_size = static_cast<int64_t>(wanted.size()) * floats;
+  float* device_states = up_f32(states);
+  float* kept = up_f32(poisoned(kept_size));
+  std::vector<DeviceSpan> spans(2);
+  for (size_t s = 0; s < 2; ++s) {
+    spans[s].row = s == 0 ? 0 : lengths[0];
+    spans[s].length = lengths[s];
+    spans[s].state = device_states + static_cast<int64_t>(s) * floats;
+    spans[s].turn = turn;
+  }
+  const std::vector<DeviceSegment> segments = cut_segments(spans);
+  std::vector<DeviceSnapshot> snapshots;
+  for (const auto& [span, base] : wanted) {
+    snapshots.push_back({span, base, kept + static_cast<int64_t>(snapshots.size()) * floats});
+  }
+  DeviceConvProjectArgs args;
+  args.conv.batch.spans = on.table(spans);
+  args.conv.batch.segments = on.table(segments);
+  args.conv.batch.snapshots = on.table(snapshots);
+  args.conv.batch.rows = 703;
+  args.conv.batch.span_count = 2;
+  args.conv.batch.segment_count = static_cast<int64_t>(segments.size());
+  args.conv.batch.snapshot_count = static_cast<int64_t>(snapshots.size());
+  args.conv.channels = kChannels;
+  args.conv.taps = kTaps;
+  args.conv.reverse = reverse;
+  args.conv.u_LE = up(u);
+  args.conv.u_stride = kStride;
+  args.conv.weight_KE = up_f32(random_values(kTaps * kChannels, 3));
+  args.conv.state = state_layout(0, kChannels, 0, kTaps);
+  args.conv.out_LE = up(poisoned(703 * kChannels));
+  args.conv.out_stride = kChannels;
+  if (projects) {
+    args.rank = 16;
+    args.width = kWidth;
+    args.x_weight = up(pack_x_weight(random_values(kWidth * kChannels, 4), kWidth, kChannels));
+    args.dt_weight = up(pack_dt_weight(random_values(kChannels * 16, 5), kChannels, 16));
+    args.x_LW = up(poisoned(703 * kWidth));
+    args.x_stride = kWidth;
+    args.dt_LE = up(poisoned(703 * kChannels));
+    args.dt_stride = kChannels;
+    conv_project(target.exec, args);
+  } else {
+    causal_conv1d(target.exec, args.conv);
+  }
+  AlignedFloats actual = poisoned(kept_size);
+  copy_to_host(target.exec, actual.data(), kept, 4 * kept_size);
+  target.exec.synchronize();
+  // Nothing else is written.
+  AlignedFloats expected = poisoned(kept_size);
+  for (size_t k = 0; k < wanted.size(); ++k) {
+    const DeviceSpan& span = spans[static_cast<size_t>(wanted[k].first)];
+    for (int64_t tap = 0; tap < kTaps; ++tap) {
+      const int64_t i = wanted[k].second - kTaps + tap;
+      const int64_t row = span.row + (reverse ? span.length - 1 - i : i);
+      const float* from = i >= 0 ? u.data() + row * kStride
+                                 : states.data() + wanted[k].first * floats +
+                                       (turn * kTaps + kTaps + i) * kChannels;
+      std::copy_n(from, kChannels,
+                  expected.begin() + static_cast<int64_t>(k) * floats + tap * kChannels);
+    }
+  }
+  for (size_t i = 0; i < actual.size(); ++i) {
+    if (std::isnan(actual[i]) != std::isnan(expected[i]) ||
+        (!std::isnan(actual[i]) && actual[i] != expected[i])) {
+      FAIL("float " << i << " of " << floats << " each is " << actual[i] << ", not "
+                    << expected[i]);
+    }
+  }
+}
+
+TEST_CASE("GPU causal conv leaves snapshots the last K inputs before their bases") {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const bool reverse : {false, true}) {
+      for (const int32_t turn : {0, 1}) {
+        INFO(dtype_name(dtype) << ", turn " << turn << (reverse ? ", reverse" : ""));
+        on_gpu(
+            [&](DeviceTarget& target) {
+              check_snapshots(target, turn, reverse, false);
+              if (dtype == DType::bf16) check_snapshots(target, turn, reverse, true);
+            },
+            dtype);
+      }
+    }
+  }
 }
 
 TEST_CASE("causal conv refuses tap counts it does not have") {

@@ -219,57 +219,75 @@ struct Batch : OnDevice {
 };
 
 TEST_CASE("GPU scan: snapshots are the states that a shorter sequence ends with") {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    on_gpu(
+        [&](DeviceTarget& target) {
+          const std::vector<int64_t> lengths = {700, 3, 1600};
+          // Several within the bases that a thread takes at once, and in those that are left over.
+          const std::vector<std::pair<int32_t, int64_t>> wanted = {
+              {0, 0},   {0, 1},   {0, 5}, {0, 7}, {0, 8},    {0, 512},
+              {0, 513}, {0, 699}, {1, 0}, {1, 2}, {2, 1030}, {2, 1599}};
+          const int64_t size = Batch::kStates * Batch::kChannels;
+          const int64_t kept_size = 2 * size * Batch::count(wanted);
+          Batch plain(target, lengths);
+          Batch batch(target, lengths);
+          const AlignedFloats poison = poisoned(kept_size);
+          const DeviceBuffer kept = upload_f32(target.exec, poison.data(), kept_size, "a test");
+          std::vector<DeviceSnapshot> snapshots;
+          for (const auto& [span, base] : wanted) {
+            snapshots.push_back(
+                {span, base, kept.as<float>() + 2 * size * Batch::count(snapshots)});
+          }
+          batch.args.batch.snapshots = batch.table(snapshots);
+          batch.args.batch.snapshot_count = Batch::count(snapshots);
+          CHECK(same_bits(batch.run(), plain.run()));  // outputs are what they are without
+          AlignedFloats actual(static_cast<size_t>(kept_size));
+          copy_to_host(target.exec, actual.data(), kept.data(), 4 * kept_size);
+          target.exec.synchronize();
+          for (size_t k = 0; k < wanted.size(); ++k) {
+            INFO(dtype_name(dtype) << ", snapshot " << k);
+            const auto s = static_cast<size_t>(wanted[k].first);
+            const auto from = actual.begin() + static_cast<int64_t>(k) * 2 * size;
+            const AlignedFloats snapshot(from, from + size);
+            CHECK(std::all_of(from + size, from + 2 * size, [](float v) { return std::isnan(v); }));
+            Batch shorter(target, lengths);  // the same inputs, one span cut short
+            AlignedFloats last(static_cast<size_t>(size));
+            const float* state = shorter.spans[s].state;
+            if (wanted[k].second > 0) {
+              std::vector<DeviceSpan> one = {shorter.spans[s]};
+              one[0].length = wanted[k].second;
+              const std::vector<DeviceSegment> segments = cut_segments(one);
+              shorter.args.batch.spans = shorter.table(one);
+              shorter.args.batch.segments = shorter.table(segments);
+              shorter.args.batch.span_count = 1;
+              shorter.args.batch.segment_count = Batch::count(segments);
+              selective_scan(target.exec, shorter.args);
+              state += size;
+            }
+            copy_to_host(target.exec, last.data(), state, 4 * size);
+            target.exec.synchronize();
+            CHECK(same_bits(snapshot, last));
+          }
+        },
+        dtype);
+  }
+}
+
+TEST_CASE("GPU scan: spans without a whole segment are computed as without the first steps") {
   on_gpu([&](DeviceTarget& target) {
-    const std::vector<int64_t> lengths = {700, 3, 1600};
-    struct At {
-      int32_t span;
-      int64_t base;
-    };
-    const std::vector<At> wanted = {{0, 0}, {0, 5}, {0, 5}, {0, 512}, {0, 699}, {1, 2}, {2, 1030}};
+    const std::vector<int64_t> lengths = {511, 1, 200};
     Batch batch(target, lengths);
-    std::vector<int32_t> spans;
-    std::vector<int64_t> bases;
-    for (const At& at : wanted) {
-      spans.push_back(at.span);
-      bases.push_back(at.base);
-    }
-    const int64_t size = Batch::kStates * Batch::kChannels;
-    DeviceBuffer snapshots(target.exec, 4 * size * Batch::count(wanted), "a test");
-    batch.args.snapshots = Batch::count(wanted);
-    batch.args.snapshot_span = batch.table(spans);
-    batch.args.snapshot_base = batch.table(bases);
-    batch.args.snapshot_NE = snapshots.as<float>();
-    batch.run();
-    AlignedFloats actual(static_cast<size_t>(size * Batch::count(wanted)));
-    copy_to_host(target.exec, actual.data(), snapshots.data(), 4 * size * Batch::count(wanted));
-    target.exec.synchronize();
-    for (size_t k = 0; k < wanted.size(); ++k) {
-      INFO("snapshot " << k);
-      std::vector<int64_t> cut = lengths;
-      const auto s = static_cast<size_t>(wanted[k].span);
-      const AlignedFloats snapshot(actual.begin() + static_cast<int64_t>(k) * size,
-                                   actual.begin() + static_cast<int64_t>(k + 1) * size);
-      Batch shorter(target, lengths);  // the same inputs, one span cut short
-      if (wanted[k].base == 0) {
-        AlignedFloats first(static_cast<size_t>(size));
-        copy_to_host(target.exec, first.data(), shorter.spans[s].state, 4 * size);
-        target.exec.synchronize();
-        CHECK(same_bits(snapshot, first));
-        continue;
-      }
-      std::vector<DeviceSpan> one = {shorter.spans[s]};
-      one[0].length = wanted[k].base;
-      const std::vector<DeviceSegment> segments = cut_segments(one);
-      shorter.args.batch.spans = shorter.table(one);
-      shorter.args.batch.segments = shorter.table(segments);
-      shorter.args.batch.span_count = 1;
-      shorter.args.batch.segment_count = Batch::count(segments);
-      selective_scan(target.exec, shorter.args);
-      AlignedFloats last(static_cast<size_t>(size));
-      copy_to_host(target.exec, last.data(), one[0].state + size, 4 * size);
+    Batch alone(target, lengths);
+    alone.args.workspace = nullptr;
+    CHECK(same_bits(batch.run(), alone.run()));
+    const int64_t size = 2 * Batch::kStates * Batch::kChannels * Batch::count(lengths);
+    std::vector<AlignedFloats> states;
+    for (const Batch* each : {&batch, &alone}) {
+      states.emplace_back(static_cast<size_t>(size));
+      copy_to_host(target.exec, states.back().data(), each->states.data(), 4 * size);
       target.exec.synchronize();
-      CHECK(same_bits(snapshot, last));
     }
+    CHECK(same_bits(states[0], states[1]));
   });
 }
 
