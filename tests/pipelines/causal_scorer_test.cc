@@ -9,6 +9,7 @@
 #include "mamba/checkpoint.h"
 #include "pipelines/allele_scorer.h"
 #include "tests/mamba/fixture.h"
+#include "tests/pipelines/listed_alleles.h"
 #include "tests/pipelines/memory_passes.h"
 #include "tests/random_values.h"
 #include "tests/test_data.h"
@@ -16,6 +17,7 @@
 namespace chromamba::pipelines {
 namespace {
 
+using tests::ListedAlleles;
 using tests::MemoryBases;
 using tests::random_dna;
 
@@ -36,23 +38,13 @@ std::string reversed(std::string bases) {
   return bases;
 }
 
-class ListedAlleles : public AlleleSource {
- public:
-  ListedAlleles(std::vector<Allele> alleles, Strand strand) : alleles_(std::move(alleles)) {
-    std::stable_sort(alleles_.begin(), alleles_.end(), [&](const Allele& a, const Allele& b) {
-      return strand == Strand::forward ? a.start < b.start : a.end > b.end;
-    });
-  }
-  bool next(Allele& allele) override {
-    if (at_ == alleles_.size()) return false;
-    allele = alleles_[at_++];
-    return true;
-  }
-
- private:
-  std::vector<Allele> alleles_;
-  size_t at_ = 0;
-};
+// In the order in which a strand meets them.
+std::vector<Allele> in_order(std::vector<Allele> alleles, Strand strand) {
+  std::stable_sort(alleles.begin(), alleles.end(), [&](const Allele& a, const Allele& b) {
+    return strand == Strand::forward ? a.start < b.start : a.end > b.end;
+  });
+  return alleles;
+}
 
 struct Score {
   double llr = 0;
@@ -67,7 +59,7 @@ Scores run_scorer(AlleleScorer& scorer, const std::string& contig,
                   const std::vector<Allele>& alleles, Strand strand) {
   Scores scores;
   MemoryBases bases(contig);
-  ListedAlleles source(alleles, strand);
+  ListedAlleles source(in_order(alleles, strand));
   scorer.score({"contig", static_cast<int64_t>(contig.size()), &bases}, strand, source,
                [&](const StrandScore& score) {
                  const auto [at, fresh] = scores.emplace(

@@ -18,6 +18,7 @@
 #include "mamba/sweep_engine.h"
 #include "pipelines/allele_scorer.h"
 #include "tests/mamba/made_caduceus.h"
+#include "tests/pipelines/listed_alleles.h"
 #include "tests/pipelines/memory_passes.h"
 #include "tests/random_values.h"
 #include "tests/test_data.h"
@@ -27,6 +28,7 @@ namespace {
 
 using tests::made_caduceus;
 using tests::MadeCaduceus;
+using tests::ListedAlleles;
 using tests::random_dna;
 
 constexpr Strand kStrands[] = {Strand::forward, Strand::reverse};
@@ -52,20 +54,6 @@ const mamba::Model& model_of(const std::string& name) {
 }
 
 constexpr const char* kModels[] = {"caduceus_ph", "caduceus_ps", "made mamba1", "made mamba2"};
-
-class ListedAlleles : public AlleleSource {
- public:
-  explicit ListedAlleles(std::vector<Allele> alleles) : alleles_(std::move(alleles)) {}
-  bool next(Allele& allele) override {
-    if (next_ == alleles_.size()) return false;
-    allele = alleles_[next_++];
-    return true;
-  }
-
- private:
-  std::vector<Allele> alleles_;
-  size_t next_ = 0;
-};
 
 // The scores, at their numbers.
 std::vector<StrandScore> scores(AlleleScorer& scorer, const std::string& bases, Strand strand,
