@@ -53,44 +53,45 @@ void Mamba1Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
 
   in_proj_.apply(exec, rows, call.input_LD, d_model_, xz, wide);
 
-  call.gate->wait(CarryPart::conv);
-  kernels::causal_conv1d(exec, {.length = rows,
-                                .channels = d_inner_,
-                                .taps = d_conv_,
-                                .reverse = call.reverse,
-                                .u_LE = xz,
-                                .u_stride = wide,
-                                .weight_KE = conv_KE_.data(),
-                                .bias_E = data_or_null(conv_bias_),
-                                .state_KE = call.state->conv.data(),
-                                .out_LE = u,
-                                .out_stride = d_inner_});
-  call.gate->pass_on(CarryPart::conv);
+  carry_parts(call, CarryPart::conv, [&](int64_t row, int64_t length, float* state) {
+    kernels::causal_conv1d(exec, {.length = length,
+                                  .channels = d_inner_,
+                                  .taps = d_conv_,
+                                  .reverse = call.reverse,
+                                  .u_LE = xz + row * wide,
+                                  .u_stride = wide,
+                                  .weight_KE = conv_KE_.data(),
+                                  .bias_E = data_or_null(conv_bias_),
+                                  .state_KE = state,
+                                  .out_LE = u + row * d_inner_,
+                                  .out_stride = d_inner_});
+  });
 
   x_proj_.apply(exec, rows, u, d_inner_, x_dbl, narrow);
   dt_proj_.apply(exec, rows, x_dbl, narrow, dt, wide);
 
-  call.gate->wait(CarryPart::ssm);
-  kernels::selective_scan(exec, {.length = rows,
-                                 .channels = d_inner_,
-                                 .d_state = d_state_,
-                                 .reverse = call.reverse,
-                                 .u_LE = u,
-                                 .u_stride = d_inner_,
-                                 .dt_LE = dt,
-                                 .dt_stride = wide,
-                                 .dt_bias_E = dt_bias_.data(),
-                                 .A_NE = A_NE_.data(),
-                                 .Bmat_LN = x_dbl + dt_rank_,
-                                 .Cmat_LN = x_dbl + dt_rank_ + d_state_,
-                                 .bc_stride = narrow,
-                                 .D_E = D_skip_.data(),
-                                 .z_LE = xz + d_inner_,
-                                 .z_stride = wide,
-                                 .state_NE = call.state->ssm.data(),
-                                 .out_LE = dt,
-                                 .out_stride = wide});
-  call.gate->pass_on(CarryPart::ssm);
+  carry_parts(call, CarryPart::ssm, [&](int64_t row, int64_t length, float* state) {
+    const float* narrow_rows = x_dbl + row * narrow;
+    kernels::selective_scan(exec, {.length = length,
+                                   .channels = d_inner_,
+                                   .d_state = d_state_,
+                                   .reverse = call.reverse,
+                                   .u_LE = u + row * d_inner_,
+                                   .u_stride = d_inner_,
+                                   .dt_LE = dt + row * wide,
+                                   .dt_stride = wide,
+                                   .dt_bias_E = dt_bias_.data(),
+                                   .A_NE = A_NE_.data(),
+                                   .Bmat_LN = narrow_rows + dt_rank_,
+                                   .Cmat_LN = narrow_rows + dt_rank_ + d_state_,
+                                   .bc_stride = narrow,
+                                   .D_E = D_skip_.data(),
+                                   .z_LE = xz + row * wide + d_inner_,
+                                   .z_stride = wide,
+                                   .state_NE = state,
+                                   .out_LE = dt + row * wide,
+                                   .out_stride = wide});
+  });
 
   out_proj_.apply(exec, rows, dt, wide, call.out_LD, d_model_);
 }

@@ -75,43 +75,44 @@ void Mamba2Mixer::forward(kernels::Exec& exec, const MixerCall& call) const {
 
   in_proj_.apply(exec, rows, call.input_LD, d_model_, z, wide);
 
-  call.gate->wait(CarryPart::conv);
-  kernels::causal_conv1d(exec, {.length = rows,
-                                .channels = mixed,
-                                .taps = d_conv_,
-                                .reverse = call.reverse,
-                                .u_LE = y,
-                                .u_stride = wide,
-                                .weight_KE = conv_KC_.data(),
-                                .bias_E = data_or_null(conv_bias_),
-                                .state_KE = call.state->conv.data(),
-                                .out_LE = x,
-                                .out_stride = mixed});
-  call.gate->pass_on(CarryPart::conv);
+  carry_parts(call, CarryPart::conv, [&](int64_t row, int64_t length, float* state) {
+    kernels::causal_conv1d(exec, {.length = length,
+                                  .channels = mixed,
+                                  .taps = d_conv_,
+                                  .reverse = call.reverse,
+                                  .u_LE = y + row * wide,
+                                  .u_stride = wide,
+                                  .weight_KE = conv_KC_.data(),
+                                  .bias_E = data_or_null(conv_bias_),
+                                  .state_KE = state,
+                                  .out_LE = x + row * mixed,
+                                  .out_stride = mixed});
+  });
 
-  call.gate->wait(CarryPart::ssm);
-  kernels::ssd_scan(exec, {.length = rows,
-                           .heads = n_heads_,
-                           .head_dim = head_dim_,
-                           .groups = n_groups_,
-                           .d_state = d_state_,
-                           .reverse = call.reverse,
-                           .x_LE = x,
-                           .x_stride = mixed,
-                           .dt_LH = dt,
-                           .dt_stride = wide,
-                           .dt_bias_H = dt_bias_.data(),
-                           .dt_min = dt_min_,
-                           .dt_max = dt_max_,
-                           .A_H = A_.data(),
-                           .Bmat_LGN = x + d_inner_,
-                           .Cmat_LGN = x + d_inner_ + n_groups_ * d_state_,
-                           .bc_stride = mixed,
-                           .D_E = D_skip_.data(),
-                           .state_NE = call.state->ssm.data(),
-                           .out_LE = y,
-                           .out_stride = wide});
-  call.gate->pass_on(CarryPart::ssm);
+  carry_parts(call, CarryPart::ssm, [&](int64_t row, int64_t length, float* state) {
+    const float* mixed_rows = x + row * mixed;
+    kernels::ssd_scan(exec, {.length = length,
+                             .heads = n_heads_,
+                             .head_dim = head_dim_,
+                             .groups = n_groups_,
+                             .d_state = d_state_,
+                             .reverse = call.reverse,
+                             .x_LE = mixed_rows,
+                             .x_stride = mixed,
+                             .dt_LH = dt + row * wide,
+                             .dt_stride = wide,
+                             .dt_bias_H = dt_bias_.data(),
+                             .dt_min = dt_min_,
+                             .dt_max = dt_max_,
+                             .A_H = A_.data(),
+                             .Bmat_LGN = mixed_rows + d_inner_,
+                             .Cmat_LGN = mixed_rows + d_inner_ + n_groups_ * d_state_,
+                             .bc_stride = mixed,
+                             .D_E = D_skip_.data(),
+                             .state_NE = state,
+                             .out_LE = y + row * wide,
+                             .out_stride = wide});
+  });
 
   kernels::gated_norm(exec, {.kind = norm_kind_,
                              .length = rows,

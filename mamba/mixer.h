@@ -1,13 +1,14 @@
 // A mixer is what a block does to its normalised input: the sequence-mixing part of one layer.
 //
 // A new model family is one Mixer and one line in make_mixer (mixer.cc). Mixers work on one tile: some
-// consecutive bases of one sequence. A base's results never depend on the tile's other rows except
+// consecutive bases of one sequence, or several short sequences. A base's results never depend on the tile's other rows except
 // through the state.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <optional>
 #include <string>
 #include <vector>
@@ -39,15 +40,40 @@ class CarryGate {
   virtual void pass_on(CarryPart part) = 0;
 };
 
+// Rows of a tile that are consecutive bases of one sequence.
+struct TilePart {
+  int64_t rows = 0;
+  LayerState* state = nullptr;     // before them, and then after them
+  LayerState* snapshot = nullptr;  // becomes a copy of the state after them; or null
+};
+
+// One gate stands for all parts: they are of one sequence, or of sequences that no other tile of the call has.
 struct MixerCall {
   int64_t rows = 0;                 // bases
   bool reverse = false;             // the last row is the sequence's next base
   const float* input_LD = nullptr;  // [rows, D]
   float* out_LD = nullptr;          // [rows, D]; may alias input
   float* workspace = nullptr;       // workspace_floats(rows)
-  LayerState* state = nullptr;
+  std::span<const TilePart> parts;  // of all rows, in their order; one where `reverse`
   CarryGate* gate = nullptr;
 };
+
+// Calls run(first row, rows, state) for every part when the tile's turn has come, `state` being the part of the layer's
+// state that is named, and keeps the snapshots.
+template <typename Run>
+void carry_parts(const MixerCall& call, CarryPart which, const Run& run) {
+  const auto named = [which](LayerState& state) -> AlignedFloats& {
+    return which == CarryPart::conv ? state.conv : state.ssm;
+  };
+  call.gate->wait(which);
+  int64_t row = 0;
+  for (const TilePart& part : call.parts) {
+    run(row, part.rows, named(*part.state).data());
+    if (part.snapshot != nullptr) named(*part.snapshot) = named(*part.state);
+    row += part.rows;
+  }
+  call.gate->pass_on(which);
+}
 
 // One direction of a layer of two whose out_proj both share: it can be left out of the first and done once for the sum.
 enum class DevicePart {

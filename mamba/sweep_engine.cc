@@ -294,13 +294,14 @@ class CpuSweeps : public SweepEngine::Backend {
                pending ? worker.pending.data() : nullptr, at.residual, worker.input.data());
       TileGate gate(*tile.tickets, static_cast<int64_t>(s), tile.index);
       float* out = stage.part == StagePart::begin ? at.half : worker.pending.data();
+      const TilePart part{tile.count, &states_[run * sweep.stages.size() + s], nullptr};
       stage_mixer(model_, stage, sweep.reverse)
           .forward(worker.exec, {.rows = tile.count,
                                  .reverse = sweep.reverse,
                                  .input_LD = worker.input.data(),
                                  .out_LD = out,
                                  .workspace = worker.workspace.data(),
-                                 .state = &states_[run * sweep.stages.size() + s],
+                                 .parts = {&part, 1},
                                  .gate = &gate});
       pending = stage.part != StagePart::begin;
       if (stage.part != StagePart::finish) continue;

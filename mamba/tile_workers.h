@@ -120,28 +120,21 @@ class Tickets {
 // Thrown inside a worker when another one failed; never leaves forward().
 struct Abandoned {};
 
-// A tile's place in the order of its layer. Where a snapshot is wanted after it, the state is copied before it goes on.
+// A tile's place in the order of its layer.
 class TileGate : public CarryGate {
  public:
-  TileGate(Tickets& tickets, int64_t layer, int32_t tile, const LayerState* state = nullptr,
-           LayerState* snapshot = nullptr)
-      : tickets_(tickets), layer_(layer), tile_(tile), state_(state), snapshot_(snapshot) {}
+  TileGate(Tickets& tickets, int64_t layer, int32_t tile)
+      : tickets_(tickets), layer_(layer), tile_(tile) {}
 
   void wait(CarryPart part) override {
     if (!tickets_.wait(layer_, part, tile_)) throw Abandoned();
   }
-  void pass_on(CarryPart part) override {
-    if (snapshot_ != nullptr && part == CarryPart::conv) snapshot_->conv = state_->conv;
-    if (snapshot_ != nullptr && part == CarryPart::ssm) snapshot_->ssm = state_->ssm;
-    tickets_.pass_on(layer_, part, tile_);
-  }
+  void pass_on(CarryPart part) override { tickets_.pass_on(layer_, part, tile_); }
 
  private:
   Tickets& tickets_;
   int64_t layer_;
   int32_t tile_;
-  const LayerState* state_;
-  LayerState* snapshot_;
 };
 
 }  // namespace chromamba::mamba

@@ -26,9 +26,9 @@
 namespace chromamba::pipelines {
 namespace {
 
+using tests::ListedAlleles;
 using tests::made_caduceus;
 using tests::MadeCaduceus;
-using tests::ListedAlleles;
 using tests::random_dna;
 
 constexpr Strand kStrands[] = {Strand::forward, Strand::reverse};
