@@ -55,7 +55,7 @@ void add_groups(CommandLine& line) {
       "haplotypes", "score the haplotypes of a sample in place of single variants")(
       "saturate", po::value<std::vector<std::string>>()->value_name("REGION|BED"),
       "in place of IN: all three changes of every base of a region (1-based: chr20:1,001-2,000) or "
-      "of the regions of a BED file (repeatable)");
+      "of the regions of a BED file (repeatable; a file of that name goes before a region)");
   line.group("Model").add_options()("model,m", po::value<std::string>()->value_name("PATH"),
                                     "checkpoint folder or weights file (default: the built-in "
                                     "human-d128)")(
@@ -220,17 +220,22 @@ int variants_command(const Arguments& arguments) {
   }
   std::vector<std::string> files = paths;
   if (line.has("per-base")) files.push_back(line.text("per-base"));
+  if (line.text("per-base") == "-") {
+    throw UsageError("--per-base -: HDF5 cannot go to standard output");
+  }
   options.job = job_options(line, arguments, line.text("fasta-ref"), files);
   require_other_files(files, options);
   options.write_index = line.has("write-index");
   if (options.write_index) {
     for (const pipelines::VariantOutput& output : options.outputs) {
       const bool can =
-          output.path != "-" && output.kind == pipelines::VariantOutputKind::records &&
+          output.path != "-" && !io::is_special_file(output.path) &&
+          output.kind == pipelines::VariantOutputKind::records &&
           (output.format == io::VariantFormat::vcf_gz || output.format == io::VariantFormat::bcf);
-      if (!can)
+      if (!can) {
         throw UsageError("-W: an index goes with a .vcf.gz or .bcf file, not with -o " +
                          output.path);
+      }
     }
   }
   options.resolver.ref_mismatch = mismatch_of(line.text("ref-mismatch"));

@@ -799,14 +799,34 @@ const std::vector<VariantWarning>& VariantReader::warnings() const {
 
 // ------------------------------------------------------------------------------------ writer
 
+void VariantOrder::check(const VariantRecord& next, const std::string& file) {
+  const auto fail = [&](const std::string& what) {
+    throw DataError(file + ": " + next.place() + ": " + what +
+                    "; an index needs sorted records: sort the file with 'bcftools sort' or leave "
+                    "out the index");
+  };
+  if (next.contig != last_contig_) {
+    if (!last_contig_.empty()) finished_.insert(last_contig_);
+    if (finished_.count(next.contig) != 0) {
+      fail("records of contig " + quote(next.contig) + " go on after those of " +
+           quote(last_contig_));
+    }
+    last_contig_ = next.contig;
+  } else if (next.position < last_position_) {
+    fail("comes after " + last_place_);
+  }
+  if (next.position != last_position_ || last_place_.empty()) last_place_ = next.place();
+  last_position_ = next.position;
+}
+
 std::string format_info_number(float value) {
   if (std::isnan(value)) return ".";
   if (value == 0) return "0";
-  constexpr int kDigits = 6;
+  // Sums over long alleles are known to a thousandth.
+  const int digits = std::fabs(value) < 1000 ? 6 : 7;
   std::array<char, 32> text{};  // "-1.17549e-38" is the longest
-  const auto result =
-      std::to_chars(text.data(), text.data() + text.size(), static_cast<double>(value),
-                    std::chars_format::general, kDigits);
+  const auto result = std::to_chars(text.data(), text.data() + text.size(),
+                                    static_cast<double>(value), std::chars_format::general, digits);
   return {text.data(), result.ptr};
 }
 
@@ -863,10 +883,17 @@ std::string compose_header(const VariantHeader& header, const VariantWriterOptio
   while (!rest.empty()) {
     const std::string_view line = take_until(rest, '\n');
     const std::string_view line_end = !line.empty() && line.back() == '\r' ? "\r\n" : "\n";
-    if (starts_with(line, "##chromamba_") && keys.find(key_of(line)) != keys.end()) continue;
+    if (starts_with(line, "##chromamba_") &&
+        (options.forget_lines || keys.find(key_of(line)) != keys.end())) {
+      continue;
+    }
     if (starts_with(line, "##INFO=<")) {
       const HeaderLine parsed = parse_header_line(line);
       const char* id = parsed != nullptr ? value_of(parsed.get(), "ID") : nullptr;
+      if (id != nullptr && std::find(options.forgotten.begin(), options.forgotten.end(), id) !=
+                               options.forgotten.end()) {
+        continue;
+      }
       const auto ours =
           std::find_if(options.info.begin(), options.info.end(),
                        [id](const VariantInfo& info) { return id != nullptr && info.id == id; });
@@ -940,11 +967,7 @@ struct VariantWriter::Impl {
   Text scratch;
   VariantRecord record;  // its bcf1_t is written
 
-  // With an index: where the last record was.
-  std::string last_contig;
-  int64_t last_position = -1;
-  std::string last_place;
-  StringSet finished_contigs;
+  VariantOrder order;  // with an index
 
   void open_output();
   void open_bcf();
@@ -953,7 +976,7 @@ struct VariantWriter::Impl {
   void blank_misfits(const VariantRecord& from);
   void write_as_bcf(const VariantRecord& from, std::span<const VariantInfoValues> values);
   void put(bcf1_t* rec, const VariantRecord& from) const;
-  void check_order(const VariantRecord& next);
+  bcf1_t* binary_of(const VariantRecord& from);
   void build_index() const;
   [[noreturn]] void fail(const VariantRecord& from, const std::string& what) const {
     throw DataError(header->name + ": " + from.place() + ": " + what);
@@ -1082,8 +1105,10 @@ void VariantWriter::Impl::splice(std::string_view from, size_t info_begin, size_
   line.assign(from.substr(0, info_begin));
   const auto is_ours = [this](std::string_view field) {
     const std::string_view key = field.substr(0, field.find('='));
+    const auto same = [key](const auto& ours) { return key == ours; };
     return std::any_of(options.info.begin(), options.info.end(),
-                       [key](const VariantInfo& ours) { return ours.id == key; });
+                       [key](const VariantInfo& ours) { return ours.id == key; }) ||
+           std::any_of(options.forgotten.begin(), options.forgotten.end(), same);
   };
   if (info != "." && !info.empty()) {
     bool removed = false;
@@ -1196,6 +1221,25 @@ void VariantWriter::Impl::put(bcf1_t* rec, const VariantRecord& from) const {
   }
 }
 
+// A BCF record without what is forgotten; where it had any, a copy in `record`.
+bcf1_t* VariantWriter::Impl::binary_of(const VariantRecord& from) {
+  bcf_hdr_t* hdr = header->parsed.get();
+  bcf1_t* rec = from.binary_.get();
+  for (const std::string& id : options.forgotten) {
+    if (bcf_hdr_id2int(hdr, BCF_DT_ID, id.c_str()) < 0 || !bcf_get_info(hdr, rec, id.c_str())) {
+      continue;
+    }
+    if (rec != record.binary_.get()) {
+      rec = record.binary_.get();
+      if (bcf_copy(rec, from.binary_.get()) == nullptr) throw std::bad_alloc();
+    }
+    if (bcf_update_info(hdr, rec, id.c_str(), nullptr, 0, BCF_HT_INT) != 0) {
+      throw InternalError("bcf_update_info cannot remove " + id);
+    }
+  }
+  return rec;
+}
+
 void VariantWriter::Impl::write_as_bcf(const VariantRecord& from,
                                        std::span<const VariantInfoValues> values) {
   bcf1_t* rec = record.binary_.get();
@@ -1228,7 +1272,8 @@ void VariantWriter::Impl::write_as_bcf(const VariantRecord& from,
     put(rec, from);
     return;
   }
-  if (bcf_copy(rec, from.binary_.get()) == nullptr) throw std::bad_alloc();
+  bcf1_t* const without = binary_of(from);
+  if (without != rec && bcf_copy(rec, without) == nullptr) throw std::bad_alloc();
   for (size_t i = 0; i < options.info.size(); ++i) {
     const VariantInfo& info = options.info[i];
     int status = 0;
@@ -1258,25 +1303,6 @@ void VariantWriter::Impl::write_as_bcf(const VariantRecord& from,
     if (status != 0) throw InternalError("bcf_update_info failed for " + info.id);
   }
   put(rec, from);
-}
-
-void VariantWriter::Impl::check_order(const VariantRecord& next) {
-  if (next.contig != last_contig) {
-    if (!last_contig.empty()) finished_contigs.insert(last_contig);
-    if (finished_contigs.find(next.contig) != finished_contigs.end()) {
-      fail(next, "records of contig " + quote(next.contig) + " go on after those of " +
-                     quote(last_contig) +
-                     "; an index needs sorted records: sort the file with "
-                     "'bcftools sort' or leave out the index");
-    }
-    last_contig = next.contig;
-  } else if (next.position < last_position) {
-    fail(next, "comes after " + last_place +
-                   "; an index needs sorted records: sort the file with 'bcftools sort' or leave "
-                   "out the index");
-  }
-  if (next.position != last_position || last_place.empty()) last_place = next.place();
-  last_position = next.position;
 }
 
 void VariantWriter::Impl::build_index() const {
@@ -1315,7 +1341,7 @@ void VariantWriter::write(const VariantRecord& record, std::span<const VariantIn
     throw InternalError("VariantWriter: a record that belongs to another header");
   }
   self.format_values(record, values);
-  if (!self.options.index_path.empty()) self.check_order(record);
+  if (!self.options.index_path.empty()) self.order.check(record, self.header->name);
   if (self.to_bcf) {
     self.write_as_bcf(record, values);
     return;
@@ -1325,7 +1351,7 @@ void VariantWriter::write(const VariantRecord& record, std::span<const VariantIn
     self.line.append(record.carriage_return_ ? "\r\n" : "\n");
   } else {
     self.scratch.l = 0;
-    if (vcf_format(self.output_header.get(), record.binary_.get(), &self.scratch) != 0) {
+    if (vcf_format(self.output_header.get(), self.binary_of(record), &self.scratch) != 0) {
       self.fail(record, "htslib cannot print the BCF record; it is damaged");
     }
     const std::string_view all = self.scratch.view();

@@ -27,6 +27,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -152,6 +153,9 @@ struct VariantInfoValues {
 struct VariantWriterOptions {
   VariantFormat format = VariantFormat::vcf;
   std::vector<VariantInfo> info;
+  // INFO fields that an earlier run may have written and this one does not: they go, with their lines in the header.
+  std::vector<std::string> forgotten;
+  bool forget_lines = false;  // and so do all header lines whose key starts with "chromamba_"
   // "##key=value" lines, added at the end of the header; control bytes become spaces. A line of the
   // input whose key starts with "chromamba_" goes when one of these has the same key. "##contig"
   // lines are added for contigs that the header lacks.
@@ -160,7 +164,7 @@ struct VariantWriterOptions {
   int threads = 1;         // that compress BCF
 };
 
-// Writes records in the order of the calls. Numbers are written with six significant digits, as
+// Writes records in the order of the calls. Numbers are written with six significant digits (seven from 1,000 on), as
 // "%.6g" does, never "-0" or "nan"; BCF holds the same rounded numbers.
 //
 // To BCF go only declared things: a record with an undeclared contig, INFO, FILTER or FORMAT is a
@@ -192,6 +196,19 @@ class VariantWriter {
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
+};
+
+// Whether records are sorted as an index needs them: contigs together, positions ascending.
+class VariantOrder {
+ public:
+  // DataError for the first record, of the file named, that is not.
+  void check(const VariantRecord& next, const std::string& file);
+
+ private:
+  std::string last_contig_;
+  int64_t last_position_ = -1;
+  std::string last_place_;
+  std::set<std::string> finished_;  // contigs
 };
 
 // A number as it is written into INFO: "-1.25", "1e-05", "0", "." for NaN.

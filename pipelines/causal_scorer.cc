@@ -73,6 +73,9 @@ struct Pending {
   std::vector<float> right_log_p;  // where per_base is asked for
   std::vector<double> rows;  // [D] sum of final rows of the allele and after it, where asked for
   int64_t row_count = 0;
+  bool compared = false;  // with the reference's, which are not kept as long as its likelihoods
+  float cosine_change = kNone;
+  float l2_change = kNone;
 };
 
 // Adds what has a value.
@@ -160,11 +163,12 @@ class CausalScorer : public AlleleScorer {
       return next && zero_state_start(next->place, options_.left_context) == zero;
     };
     state_ = engine_.new_sequence();
-    first_ = zero;
+    first_ = first_row_ = zero;
     log_p_.clear();
     rows_.clear();
     sites_.clear();
     pending_.clear();
+    waiting_bytes_ = 0;
     int64_t needed = zero;
     for (int64_t at = zero; in_pass() || at < needed;) {
       // The next chunk and its alleles. One site may have more of them than can wait: it is kept then.
@@ -229,9 +233,9 @@ class CausalScorer : public AlleleScorer {
     chunk.length = count;
     chunk.log_likelihood_L = log_p_.data() + before;
     if (options_.embedding_change) {
-      rows_.resize(log_p_.size() * static_cast<size_t>(width_));
-      chunk.taps.push_back(
-          {mamba::kFinalLayer, rows_.data() + before * static_cast<size_t>(width_)});
+      const size_t rows_before = rows_.size();
+      rows_.resize(rows_before + static_cast<size_t>(count * width_));
+      chunk.taps.push_back({mamba::kFinalLayer, rows_.data() + rows_before});
     }
     for (size_t i = have; i < sites_.size(); ++i) {
       sites_[i].state = take_state();
@@ -343,7 +347,15 @@ class CausalScorer : public AlleleScorer {
     const int64_t right = std::min(options_.right_context, right_length(work, length));
     pending.allele = sum_of(log_p, alt);
     pending.right = sum_of(log_p + alt, right);
-    if (options_.per_base) pending.right_log_p.assign(log_p + alt, log_p + alt + right);
+    if (options_.per_base) {
+      pending.right_log_p.assign(log_p + alt, log_p + alt + right);
+      waiting_bytes_ += 4 * right;
+      if (waiting_bytes_ > options_.memory / 4) {
+        throw ResourceError(
+            "--per-base: alleles that wait for the reference take more than --memory has room "
+            "for; raise --memory or lower --right-context");
+      }
+    }
     if (options_.embedding_change) {
       const int64_t after = std::min(options_.embedding_radius, right_length(work, length));
       pending.row_count = alt + after;
@@ -361,19 +373,32 @@ class CausalScorer : public AlleleScorer {
   // Hands over the alleles that the reference, read up to `at`, has reached the end of. `keeps`: the last site has
   // more to come.
   void finish(const StrandBases& bases, int64_t at, bool keeps, const ScoreSink& sink) {
-    for (const Pending& pending : pending_) {
-      if (pending.end <= at) hand_over(bases, pending, sink);
+    // Likelihoods and rows are kept from where they are needed. A kept site's alleles are still to come.
+    int64_t keep = keeps ? sites_.back().place : at;
+    int64_t keep_rows = keep;
+    for (Pending& pending : pending_) {
+      if (options_.embedding_change && !pending.compared) {
+        if (rows_end(pending, bases.length()) <= at) {
+          compare_embeddings(bases, pending);
+        } else {
+          keep_rows = std::min(keep_rows, pending.place);
+        }
+      }
+      if (pending.end > at) {
+        keep = std::min(keep, pending.place);
+        continue;
+      }
+      hand_over(bases, pending, sink);
+      waiting_bytes_ -= 4 * static_cast<int64_t>(pending.right_log_p.size());
     }
     std::erase_if(pending_, [&](const Pending& pending) { return pending.end <= at; });
-    int64_t keep = at;
-    for (const Pending& pending : pending_) keep = std::min(keep, pending.place);
-    if (keeps) keep = std::min(keep, sites_.back().place);
-    if (options_.embedding_change) keep -= options_.embedding_radius;
-    keep = std::max(keep, first_);
-    const auto gone = static_cast<std::ptrdiff_t>(keep - first_);
-    log_p_.erase(log_p_.begin(), log_p_.begin() + gone);
-    if (!rows_.empty()) rows_.erase(rows_.begin(), rows_.begin() + gone * width_);
+    log_p_.erase(log_p_.begin(), log_p_.begin() + static_cast<std::ptrdiff_t>(keep - first_));
     first_ = keep;
+    if (!options_.embedding_change) return;
+    keep_rows = std::max(keep_rows - options_.embedding_radius, first_row_);
+    rows_.erase(rows_.begin(),
+                rows_.begin() + static_cast<std::ptrdiff_t>((keep_rows - first_row_) * width_));
+    first_row_ = keep_rows;
   }
 
   void hand_over(const StrandBases& bases, const Pending& pending, const ScoreSink& sink) {
@@ -392,17 +417,21 @@ class CausalScorer : public AlleleScorer {
       }
       score.right_delta = right_delta_;
     }
-    score.cosine_change = score.l2_change = kNone;
-    if (options_.embedding_change) compare_embeddings(bases, pending, score);
+    score.cosine_change = pending.cosine_change;
+    score.l2_change = pending.l2_change;
     sink(score);
   }
 
-  void compare_embeddings(const StrandBases& bases, const Pending& pending,
-                          StrandScore& score) const {
-    const int64_t before = std::min(options_.embedding_radius, pending.place - first_);
-    const int64_t last =
-        std::min(pending.place + pending.replaced + options_.embedding_radius, bases.length());
-    const float* rows = rows_.data() + (pending.place - first_) * width_;
+  // Where the rows end that an allele's are compared with.
+  int64_t rows_end(const Pending& pending, int64_t length) const {
+    return std::min(pending.place + pending.replaced + options_.embedding_radius, length);
+  }
+
+  void compare_embeddings(const StrandBases& bases, Pending& pending) const {
+    pending.compared = true;
+    const int64_t before = std::min(options_.embedding_radius, pending.place - first_row_);
+    const int64_t last = rows_end(pending, bases.length());
+    const float* rows = rows_.data() + (pending.place - first_row_) * width_;
     std::vector<double> left(static_cast<size_t>(width_), 0.0);
     add_rows(rows - before * width_, before, left);
     std::vector<double> own(static_cast<size_t>(width_), 0.0);
@@ -422,8 +451,8 @@ class CausalScorer : public AlleleScorer {
       ref_square += ref * ref;
       distance += (alt - ref) * (alt - ref);
     }
-    score.cosine_change = static_cast<float>(1 - dot / std::sqrt(alt_square * ref_square));
-    score.l2_change = static_cast<float>(std::sqrt(distance));
+    pending.cosine_change = static_cast<float>(1 - dot / std::sqrt(alt_square * ref_square));
+    pending.l2_change = static_cast<float>(std::sqrt(distance));
   }
 
   const mamba::Model& model_;
@@ -437,8 +466,10 @@ class CausalScorer : public AlleleScorer {
   mamba::SequenceState state_;
   int64_t first_ = 0;         // base of the first value in:
   std::vector<float> log_p_;  // of the reference
-  std::vector<float> rows_;   // [bases, D] its final rows, where asked for
+  int64_t first_row_ = 0;
+  std::vector<float> rows_;  // [bases, D] its final rows from there on, where asked for
   std::vector<Pending> pending_;
+  int64_t waiting_bytes_ = 0;  // of their likelihoods of each base
   // Of the chunk.
   std::vector<Work> works_;  // ascending by place
   std::vector<Site> sites_;  // theirs

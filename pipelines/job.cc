@@ -88,7 +88,7 @@ void require_disk(const std::vector<DiskNeed>& needs) {
     if (need.bytes > free) {
       throw ResourceError("folder " + need.folder + ": the job needs about " +
                           human_bytes(need.bytes) + " there, " + human_bytes(free) +
-                          " are free; write elsewhere, or less (--bin, --pool, fewer regions)");
+                          " are free; write elsewhere, or less of it");
     }
   }
 }

@@ -42,7 +42,18 @@ void write_saturation(const std::string& path, io::FastaIndex& reference,
                       const std::vector<io::Region>& regions, StopSignal stop) {
   io::TextOutput out(path, false);
   out.write("##fileformat=VCFv4.3\n");
+  // What a header cannot hold is no matter unless its bases are wanted.
+  const auto fits = [](const std::string& name) {
+    return name.find_first_of(",<>\"") == std::string::npos;
+  };
+  for (const io::Region& region : regions) {
+    if (!fits(region.contig)) {
+      throw DataError("contig '" + region.contig +
+                      "': a VCF header cannot hold a name with ',', '<', '>' or '\"'");
+    }
+  }
   for (const io::ContigInfo& contig : reference.contigs()) {
+    if (!fits(contig.name)) continue;
     out.write("##contig=<ID=" + contig.name + ",length=" + std::to_string(contig.length) + ">\n");
   }
   out.write("#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n");

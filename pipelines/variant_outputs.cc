@@ -1,5 +1,6 @@
 #include "pipelines/variant_outputs.h"
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <string_view>
@@ -86,6 +87,13 @@ class RecordSink : public VariantSink {
                             "Why an alternative allele has no score: NO_CONTIG, OFF_CONTIG, "
                             "REF_MISMATCH, NON_ACGT, SPANNING_DELETION, SYMBOLIC, BREAKEND, "
                             "TOO_LONG, NO_CHANGE"});
+    // Of an earlier run, perhaps with another model.
+    options.forget_lines = true;
+    for (const char* id : {"CM_LLR_FWD", "CM_LLR_REV", "CM_EMB_COS", "CM_EMB_L2"}) {
+      const bool written = std::any_of(fields_.begin(), fields_.end(),
+                                       [id](const Field& field) { return field.id == id; });
+      if (!written) options.forgotten.emplace_back(id);
+    }
     for (const auto& [name, value] : context.provenance) {
       constexpr std::string_view kPrefix = "chromamba_";
       const bool has = name.compare(0, kPrefix.size(), kPrefix) == 0;

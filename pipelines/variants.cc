@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <utility>
 
 #include "io/hdf5_file.h"
@@ -78,6 +79,17 @@ class PerBaseFile {
   std::vector<std::string> alts_;
 };
 
+// Half of the memory is for the scorer; the other half for tables, readers and writers.
+int64_t scorer_memory(const JobOptions& job, const mamba::Model& model) {
+  return job.memory / 2 - fixed_bytes(model, 0);
+}
+
+int64_t least_memory(const mamba::Model& model, const mamba::ComputeDevice& device) {
+  constexpr int64_t kScorer = int64_t{32} << 20;
+  const int64_t states = device.cuda ? 0 : 8 * model.state_bytes();
+  return 2 * (fixed_bytes(model, 0) + std::max(kScorer, states));
+}
+
 // Before anything is opened or made.
 void require_options(const VariantsOptions& options, const mamba::Model& model) {
   if (options.job.strand == StrandChoice::mean) {
@@ -86,6 +98,14 @@ void require_options(const VariantsOptions& options, const mamba::Model& model) 
   if (!options.per_base.empty() && !model.causal()) {
     throw UsageError("--per-base: model " + model.name() +
                      " is a masked one, whose scores have no part for each base");
+  }
+  if (!options.per_base.empty() && options.resolver.ref_mismatch == RefMismatch::swap) {
+    throw UsageError("--per-base and --ref-mismatch swap exclude each other");
+  }
+  const int64_t least = least_memory(model, options.job.device);
+  if (options.job.memory < least) {
+    throw ResourceError("--memory " + human_bytes(options.job.memory) + ": variants and " +
+                        model.name() + " need " + human_bytes(least) + " at least");
   }
   if (model.config().rcps && options.job.strand != StrandChoice::both) {
     throw UsageError(std::string("--strand ") + strand_name(options.job.strand) + ": model " +
@@ -102,6 +122,23 @@ void require_options(const VariantsOptions& options, const mamba::Model& model) 
     const io::VariantReader header(options.variants);  // cheaper to miss than an index to make
   }
 }
+
+// Tells whether two readings saw the same records.
+class RecordHash {
+ public:
+  void add(const io::VariantRecord& record) {
+    add(record.contig);
+    value_ = (value_ ^ static_cast<uint64_t>(record.position)) * kPrime;
+    add(record.ref);
+    for (const std::string& alt : record.alts) add(alt);
+  }
+  bool operator==(const RecordHash& other) const { return value_ == other.value_; }
+
+ private:
+  static constexpr uint64_t kPrime = 0x100000001b3;
+  void add(const std::string& text) { value_ = (value_ ^ std::hash<std::string>()(text)) * kPrime; }
+  uint64_t value_ = 0xcbf29ce484222325;
+};
 
 class Job {
  public:
@@ -175,8 +212,11 @@ class Job {
                             options_.job.warn);
     const auto samples = static_cast<int64_t>(reader.samples().size());
     io::VariantRecord record;
+    io::VariantOrder order;
     while (reader.next(record)) {
       ++result_.records;
+      if (options_.write_index) order.check(record, reader.display_name());
+      first_reading_.add(record);
       ResolvedRecord resolved = resolver.resolve(record);
       for (ResolvedAllele& allele : resolved.alleles) {
         const int64_t number = table_.size();
@@ -191,6 +231,7 @@ class Job {
           12 * samples;
       for (const std::string& alt : record.alts) {
         text_bytes_ += static_cast<int64_t>(alt.size()) + 60;
+        allele_bytes_ += static_cast<int64_t>(alt.size() + record.ref.size());
       }
     }
     list_.finish();
@@ -259,13 +300,15 @@ class Job {
     }
     if (!options_.per_base.empty()) {
       constexpr int64_t kAlleleBytes = 200;  // in the columns that say which allele a row is
-      if (table_.size() * kAlleleBytes > options_.job.memory / 4) {
-        throw ResourceError("--per-base: " + with_commas(table_.size()) +
-                            " alleles are more than --memory has room for; score fewer records");
+      const int64_t columns = table_.size() * kAlleleBytes + allele_bytes_;
+      if (columns > options_.job.memory / 4) {
+        throw ResourceError("--per-base: the names of " + with_commas(table_.size()) +
+                            " alleles take " + human_bytes(columns) +
+                            ", more than a quarter of --memory; score fewer records");
       }
-      needs.push_back(
-          {io::folder_of(options_.per_base), 4 * table_.size() * (options_.right_context + 1) *
-                                                 static_cast<int64_t>(strands_.size())});
+      needs.push_back({io::folder_of(options_.per_base),
+                       columns + 4 * table_.size() * (options_.right_context + 1) *
+                                     static_cast<int64_t>(strands_.size())});
     }
     require_disk(needs);
     make_outputs();
@@ -332,7 +375,7 @@ class Job {
     scorer_options.longest = options_.resolver.longest;
     scorer_options.threads = options_.job.threads;
     scorer_options.chunk_size = options_.job.chunk_size;
-    scorer_options.memory = options_.job.memory / 2 - fixed_bytes(model_, 0);
+    scorer_options.memory = scorer_memory(options_.job, model_);
     scorer_options.stop = options_.job.stop;
     scorer_options.bases_done = options_.job.bases_done;
     if (list_.contigs().empty()) return;
@@ -383,17 +426,23 @@ class Job {
     return values;
   }
 
-  AlleleResult result_of(int64_t number, const Values& other) {
+  // `ref`: the number of a swapped record's REF, which then is no base of the reference's; else -1.
+  AlleleResult result_of(int64_t number, int64_t ref) {
     AlleleResult result;
     result.status = table_.status(number);
     if (result.status == AlleleStatus::reference) result.status = AlleleStatus::scored;
     Values llr = values(number, kLlr);
-    llr.forward -= other.forward;
-    llr.reverse -= other.reverse;
+    if (ref >= 0) {
+      const Values other = values(ref, kLlr);
+      llr.forward -= other.forward;
+      llr.reverse -= other.reverse;
+    }
     result.llr = llr.mean(strands_.size());
     result.forward = llr.forward;
     result.reverse = llr.reverse;
-    if (options_.embedding_change) {
+    // Distances from the reference: of a swapped record's ALTs only that which is the reference has one from REF.
+    if (table_.status(number) == AlleleStatus::reference) number = ref;
+    if (options_.embedding_change && (ref < 0 || number == ref)) {
       result.cosine_change = values(number, kCosine).mean(strands_.size());
       result.l2_change = values(number, kL2).mean(strands_.size());
     }
@@ -404,8 +453,10 @@ class Job {
   void write_records() {
     io::VariantRecord record;
     std::vector<AlleleResult> results;
+    RecordHash second;
     int64_t number = 0;
     while (reader_->next(record)) {
+      second.add(record);
       const auto alts = static_cast<int64_t>(record.alts.size());
       if (number + alts > table_.size()) throw_changed();
       // A swapped record has one number more: its REF, which is no base of the reference's.
@@ -413,17 +464,15 @@ class Job {
       for (int64_t i = 0; i < alts; ++i) {
         swapped = swapped || table_.status(number + i) == AlleleStatus::reference;
       }
-      const Values other = swapped ? values(number + alts, kLlr) : Values{0, 0};
       results.clear();
       for (int64_t i = 0; i < alts; ++i) {
-        results.push_back(result_of(number + i, other));
+        results.push_back(result_of(number + i, swapped ? number + alts : -1));
         if (per_base_) per_base_->add_allele(record, record.alts[static_cast<size_t>(i)]);
       }
-      if (swapped && per_base_) per_base_->add_allele(record, record.ref);
       number += alts + (swapped ? 1 : 0);
       for (const std::unique_ptr<VariantSink>& sink : sinks_) sink->add(record, results);
     }
-    if (number != table_.size()) throw_changed();
+    if (number != table_.size() || !(second == first_reading_)) throw_changed();
     for (const std::unique_ptr<VariantSink>& sink : sinks_) {
       sink->finish();
       for (const io::VariantWarning& warning : sink->warnings()) warn(warning);
@@ -451,6 +500,8 @@ class Job {
   std::vector<io::Region> regions_;
   ScoreTable table_;
   AlleleList list_;
+  RecordHash first_reading_;
+  int64_t allele_bytes_ = 0;                 // letters of REF and ALT, of each allele
   int64_t text_bytes_ = 0;                   // of the records with their scores, about
   std::optional<io::VariantReader> reader_;  // of the second reading
   std::optional<VariantSinkContext> context_;

@@ -1255,6 +1255,12 @@ modes that there are not
   $ grep -e "--window 1" text
   $ ! chromamba variants some.vcf -f ref.fa --per-base x.h5 $PH 2>text
   $ grep "masked one" text
+  $ ! chromamba variants some.vcf -f ref.fa --per-base - $L 2>text
+  $ grep "standard output" text
+  $ ! chromamba variants some.vcf -f ref.fa --per-base x.h5 --ref-mismatch swap $L 2>text
+  $ grep "exclude" text
+  $ ! chromamba variants some.vcf -f ref.fa -o /dev/null -O z -W $L 2>text
+  $ grep -e "-W" text
   $ ! chromamba variants some.vcf -f ref.fa --strand forward $PS 2>text
   $ grep "equivariant" text
   $ rm text
@@ -1321,15 +1327,12 @@ a REF that the reference does not have, with --ref-mismatch error
 an index of records that are not sorted
   $ chromamba variants mismatch.vcf -f ref.fa $L -o x.vcf.gz -W
   exit 1
-  talk
   err mismatch\.vcf: line 27.*sort
   keep ref.fa.fai
 too little memory
   $ chromamba variants some.vcf -f ref.fa --memory 1M -o x.vcf
   exit 3
-  talk
-  err --memory
-  keep ref.fa.fai
+  err --memory 1\.0 MiB.*need [0-9.]+ MiB at least
 a folder that does not exist
   $ chromamba variants some.vcf -f ref.fa $L -o nowhere/x.vcf
   exit 3
@@ -1357,6 +1360,18 @@ swapped alleles turn the sign
   $ paste swapped plain | awk '{ print ($6 == -$15 && $7 == -$16 && $6 != 0) ? "opposite" : "other" }'
   $ rm swapped plain turned.vcf warned
   out ^opposite$
+  keep ref.fa.fai
+a run over the output of another model leaves nothing of that behind
+  $ chromamba variants some.vcf -f ref.fa $L -q --embedding-change -o a.vcf
+  $ chromamba variants a.vcf -f ref.fa $PS -q --no-version -o b.vcf --window 32
+  $ chromamba variants some.vcf -f ref.fa $PS -q --no-version -o c.vcf --window 32
+  $ diff <(grep -v chromamba_input b.vcf) <(grep -v chromamba_input c.vcf) && echo same text
+  $ bcftools view -Ob -o a.bcf a.vcf 2>text
+  $ chromamba variants a.bcf -f ref.fa $PS -q --window 32 | grep -c "CM_EMB\|_FWD\|_context" || true
+  $ chromamba variants a.bcf -f ref.fa $PS -q --window 32 -O b | bcftools view | grep -c "CM_EMB\|_FWD\|_context" || true
+  $ rm [abc].vcf a.bcf text
+  out ^same text$
+  out ^0$
   keep ref.fa.fai
 names with and without chr
   $ chromamba variants no_prefix.vcf -f ref.fa $L -q -O tsv 2>warned | cut -f 2- >mapped

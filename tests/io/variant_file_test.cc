@@ -345,11 +345,13 @@ TEST_CASE("numbers are written the same way everywhere", "[variants]") {
   CHECK(format_info_number(-1.23456789F) == "-1.23457");
   CHECK(format_info_number(0.1F) == "0.1");
   CHECK(format_info_number(1e-5F) == "1e-05");
-  CHECK(format_info_number(1234567.0F) == "1.23457e+06");
+  CHECK(format_info_number(999.9999F) == "1000");
+  CHECK(format_info_number(-2081.4172F) == "-2081.417");
+  CHECK(format_info_number(1234567.0F) == "1234567");
   CHECK(format_info_number(-100.0F) == "-100");
   CHECK(format_info_number(std::nanf("")) == ".");
   CHECK(format_info_number(-std::numeric_limits<float>::infinity()) == "-inf");
-  CHECK(format_info_number(std::numeric_limits<float>::lowest()) == "-3.40282e+38");
+  CHECK(format_info_number(std::numeric_limits<float>::lowest()) == "-3.402823e+38");
   std::mt19937 random(5);
   for (int i = 0; i < 10'000; ++i) {
     const uint32_t bits = random();
@@ -357,7 +359,8 @@ TEST_CASE("numbers are written the same way everywhere", "[variants]") {
     std::memcpy(&value, &bits, sizeof value);
     if (std::isnan(value) || value == 0) continue;
     char expected[64];
-    (void)std::snprintf(expected, sizeof expected, "%.6g", static_cast<double>(value));
+    const int digits = std::fabs(value) < 1000 ? 6 : 7;
+    (void)std::snprintf(expected, sizeof expected, "%.*g", digits, static_cast<double>(value));
     CHECK(format_info_number(value) == expected);
   }
 }
