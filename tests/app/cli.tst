@@ -1352,12 +1352,12 @@ absent contigs, mismatches, a negative END, long alleles and positions beyond th
   out ^chrB\s300\s\.\sTOO_LONG$
   out ^chrD\s60\s\.\sOFF_CONTIG$
   keep ref.fa.fai
-swapped alleles turn the sign
-  $ chromamba variants mismatch.vcf -f ref.fa $L -q --ref-mismatch swap -O tsv 2>warned | tail -n 1 >swapped
+swapped alleles turn the sign of the score and keep the change of the embedding
+  $ chromamba variants mismatch.vcf -f ref.fa $L -q --ref-mismatch swap -O tsv --embedding-change 2>warned | tail -n 1 >swapped
   $ grep -c "1 of them swapped" warned
   $ awk 'BEGIN { OFS = "\t" } /^#/ { print } $2 == 200 { t = $4; $4 = $5; $5 = t; print }' mismatch.vcf >turned.vcf
-  $ chromamba variants turned.vcf -f ref.fa $L -q -O tsv | tail -n 1 >plain
-  $ paste swapped plain | awk '{ print ($6 == -$15 && $7 == -$16 && $6 != 0) ? "opposite" : "other" }'
+  $ chromamba variants turned.vcf -f ref.fa $L -q -O tsv --embedding-change | tail -n 1 >plain
+  $ paste swapped plain | awk '{ print ($6 == -$17 && $7 == -$18 && $6 != 0 && $9 == $20 && $10 == $21 && $10 > 0) ? "opposite" : "other" }'
   $ rm swapped plain turned.vcf warned
   out ^opposite$
   keep ref.fa.fai
