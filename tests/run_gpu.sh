@@ -6,8 +6,8 @@ usage() {
   cat <<'TEXT'
 usage: bash tests/run_gpu.sh [--sanitize] [--no-bench] [PROGRAMS [RESULTS]]
 
-  PROGRAMS     folder with chromamba, kernels_tests and mamba_tests, and their libraries in
-               PROGRAMS/lib (default: .gpu)
+  PROGRAMS     folder with chromamba, kernels_tests, mamba_tests and pipelines_tests, and their
+               libraries in PROGRAMS/lib (default: .gpu)
   RESULTS      folder for logs and the benchmarks' JSON (default: build/gpu-results)
   --sanitize   also run the kernels' tests under compute-sanitizer (memcheck, racecheck)
   --no-bench   tests only
@@ -59,6 +59,7 @@ run() {
 
 run kernels_tests "$programs/kernels_tests"
 run mamba_tests "$programs/mamba_tests"
+run pipelines_tests "$programs/pipelines_tests"
 run selftest "$programs/chromamba" selftest
 grep 'cuda' "$results/selftest.log" "$results/mamba_tests.log" | sed 's/^[^:]*://' || true
 if [ "$sanitize" = yes ]; then
