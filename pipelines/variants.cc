@@ -26,15 +26,17 @@ bool ends_with(const std::string& text, const std::string& suffix) {
          text.compare(text.size() - suffix.size(), suffix.size(), suffix) == 0;
 }
 
+using Provenance = std::vector<std::pair<std::string, std::string>>;
+
 // What each base adds to the scores of alleles: rows of an HDF5 file, by the allele's number.
 class PerBaseFile {
  public:
-  PerBaseFile(const VariantsOptions& options, const mamba::Model& model, const std::string& path,
-              int64_t alleles, const std::vector<Strand>& strands)
-      : columns_(options.right_context + 1), file_(io::Hdf5File::create(path)) {
-    write_provenance(file_, provenance(options.job, model, options.variants, "none", "none"));
+  PerBaseFile(const std::string& path, const Provenance& provenance, int64_t alleles,
+              int64_t right_context, const std::vector<Strand>& strands)
+      : file_(io::Hdf5File::create(path)) {
+    write_provenance(file_, provenance);
     for (const Strand strand : strands) {
-      file_.create_dataset(dataset(strand), alleles, columns_, io::FloatType::f32, 0);
+      file_.create_dataset(dataset(strand), alleles, right_context + 1, io::FloatType::f32, 0);
       file_.set_attribute(dataset(strand), "columns",
                           "the allele's own bases together, then each base after it");
     }
@@ -69,7 +71,6 @@ class PerBaseFile {
     return strand == Strand::forward ? "/delta_forward" : "/delta_reverse";
   }
 
-  int64_t columns_;
   io::Hdf5File file_;
   std::vector<float> row_;
   std::vector<int64_t> records_;
@@ -330,7 +331,8 @@ class Job {
     }
     if (!options_.per_base.empty()) {
       files_.emplace_back(options_.per_base);
-      per_base_.emplace(options_, model_, files_.back().temporary_path(), table_.size(), strands_);
+      per_base_.emplace(files_.back().temporary_path(), context_->provenance, table_.size(),
+                        options_.right_context, strands_);
     }
   }
 
@@ -349,7 +351,7 @@ class Job {
                                            : std::to_string(options_.job.left_context.bases));
   }
 
-  std::vector<std::pair<std::string, std::string>> provenance_pairs() const {
+  Provenance provenance_pairs() const {
     auto pairs = provenance(options_.job, model_, name_, "none", "none");
     std::erase_if(pairs, [&](const auto& pair) {
       return pair.first == "layer" || pair.first == "pooling" || pair.first == "right_context" ||
