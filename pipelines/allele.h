@@ -30,11 +30,11 @@ enum class AlleleStatus : uint8_t {
   ref_mismatch,       // REF_MISMATCH: REF is not what the reference has
   non_acgt,           // NON_ACGT: REF, ALT or the reference at REF has other letters
   spanning_deletion,  // SPANNING_DELETION: ALT is '*'
-  symbolic,           // SYMBOLIC: ALT is '<...>' and no change of letters that can be told
-  breakend,           // BREAKEND
-  too_long,           // TOO_LONG: REF or ALT longer than --max-allele-length
-  no_change,          // NO_CHANGE: ALT is REF, or '.' among others: no allele at all
-  reference,          // "": of a swapped record, what the reference has (allele_resolver.h)
+  symbolic,  // SYMBOLIC: ALT is '<...>' and no change of letters that can be told, or too long a one
+  breakend,   // BREAKEND
+  too_long,   // TOO_LONG: REF or ALT longer than --max-allele-length
+  no_change,  // NO_CHANGE: ALT is REF, or '.' among others: no allele at all
+  reference,  // "": of a swapped record, what the reference has (allele_resolver.h)
 };
 const char* status_name(AlleleStatus status);
 

@@ -239,7 +239,7 @@ AlleleStatus AlleleResolver::resolve_symbolic(const io::VariantRecord& record, s
   if (!n) return AlleleStatus::symbolic;
   if (site.swapped) return AlleleStatus::ref_mismatch;
   if (*n > site.length - site.start - 1) return AlleleStatus::off_contig;
-  if (*n > options_.longest - 1) return AlleleStatus::too_long;  // with the base before them
+  if (*n > options_.longest - 1) return AlleleStatus::symbolic;  // with the base before them
   const std::string_view before = bases(site.contig, site.start, *n + 1);
   if (!is_acgt(before)) return AlleleStatus::non_acgt;
   Allele allele{0, site.start, site.start + *n + 1, std::string(before)};

@@ -12,7 +12,8 @@
 //   SYMBOLIC           ALT has '<' or '>' and is none of the changes below, or nothing tells how long the change is
 //   REF_MISMATCH       a symbolic ALT in a swapped record: it does not say which of the two bases stays
 //   OFF_CONTIG         a symbolic ALT ends beyond the contig's end
-//   TOO_LONG           ALT, or what a symbolic ALT replaces or becomes, has more than `longest` bases
+//   SYMBOLIC           what a symbolic ALT replaces has more than `longest` bases
+//   TOO_LONG           ALT has more than `longest` bases
 //   NO_CHANGE          ALT is REF, whatever the case; an inversion that gives the same bases
 //   NON_ACGT           REF, ALT or the reference in REF's place has other letters than A, C, G, T. For a symbolic ALT
 //                      the reference's own bases count, not REF: 'N' is fine there.

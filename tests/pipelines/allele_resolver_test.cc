@@ -272,10 +272,10 @@ TEST_CASE("lengths are looked at first", "[allele_resolver]") {
   CHECK(fixture.status("chr1", 1, "A", "ACCCC") == "TOO_LONG");
   CHECK(fixture.status("chr1", 1, "A", std::string(10'000'000, 'N')) == "TOO_LONG");
   CHECK(fixture.change("chr1", 1, "A", "<DEL>", {4, {}}) == "0-4>A");
-  CHECK(fixture.status("chr1", 1, "A", "<DEL>", {5, {}}) == "TOO_LONG");
+  CHECK(fixture.status("chr1", 1, "A", "<DEL>", {5, {}}) == "SYMBOLIC");
   CHECK(fixture.change("chr1", 1, "A", "<DUP:TANDEM>", {4, {}}) == "0-1>ACGT");
-  CHECK(fixture.status("chr1", 1, "A", "<DUP:TANDEM>", {5, {}}) == "TOO_LONG");
-  CHECK(fixture.status("chr1", 1, "A", "<INV>", {5, {}}) == "TOO_LONG");
+  CHECK(fixture.status("chr1", 1, "A", "<DUP:TANDEM>", {5, {}}) == "SYMBOLIC");
+  CHECK(fixture.status("chr1", 1, "A", "<INV>", {5, {}}) == "SYMBOLIC");
 }
 
 TEST_CASE("REF that is not the reference's", "[allele_resolver]") {
