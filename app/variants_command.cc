@@ -158,6 +158,22 @@ void require_other_files(const std::vector<std::string>& outputs,
   }
 }
 
+// Of the outputs that hold records there must be one, and each of a kind that can have an index.
+void require_indexable(const std::vector<pipelines::VariantOutput>& outputs) {
+  bool any = false;
+  for (const pipelines::VariantOutput& output : outputs) {
+    if (output.kind != pipelines::VariantOutputKind::records) continue;
+    const bool can =
+        output.path != "-" && !io::is_special_file(output.path) &&
+        (output.format == io::VariantFormat::vcf_gz || output.format == io::VariantFormat::bcf);
+    if (!can) {
+      throw UsageError("-W: an index goes with a .vcf.gz or .bcf file, not with -o " + output.path);
+    }
+    any = true;
+  }
+  if (!any) throw UsageError("-W: an index goes with a .vcf.gz or .bcf file, and -o names none");
+}
+
 void print_summary(const pipelines::VariantsResult& result,
                    const pipelines::VariantsOptions& options) {
   const auto add = [](std::string& text, int64_t count, const std::string& what) {
@@ -226,18 +242,7 @@ int variants_command(const Arguments& arguments) {
   options.job = job_options(line, arguments, line.text("fasta-ref"), files);
   require_other_files(files, options);
   options.write_index = line.has("write-index");
-  if (options.write_index) {
-    for (const pipelines::VariantOutput& output : options.outputs) {
-      const bool can =
-          output.path != "-" && !io::is_special_file(output.path) &&
-          output.kind == pipelines::VariantOutputKind::records &&
-          (output.format == io::VariantFormat::vcf_gz || output.format == io::VariantFormat::bcf);
-      if (!can) {
-        throw UsageError("-W: an index goes with a .vcf.gz or .bcf file, not with -o " +
-                         output.path);
-      }
-    }
-  }
+  if (options.write_index) require_indexable(options.outputs);
   options.resolver.ref_mismatch = mismatch_of(line.text("ref-mismatch"));
   const std::string prefix = line.text("chr-prefix");
   if (prefix != "auto" && prefix != "none") {

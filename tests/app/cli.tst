@@ -1234,6 +1234,16 @@ an index of plain VCF
   $ chromamba variants some.vcf -f ref.fa $L -o x.vcf -W
   exit 2
   err -W
+an index of a table alone
+  $ chromamba variants some.vcf -f ref.fa $L -o x.tsv -W
+  exit 2
+  err -W
+an index beside a table
+  $ chromamba variants some.vcf -f ref.fa $L -q -o x.vcf.gz -o x.tsv -W
+  $ bcftools index --nrecords x.vcf.gz
+  $ rm x.vcf.gz x.vcf.gz.csi x.tsv
+  out ^20$
+  keep ref.fa.fai
 an output over the input, the reference and another output
   $ ! chromamba variants some.vcf -f ref.fa $L -o ./some.vcf 2>text
   $ grep "input of this run" text
