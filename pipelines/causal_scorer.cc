@@ -10,41 +10,17 @@
 
 #include "io/bases.h"
 #include "kernels/base/error.h"
-#include "pipelines/allele_scorer.h"
+#include "pipelines/scorer_parts.h"
 
 namespace chromamba::pipelines {
 namespace {
 
 constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
 
-// Bases of the reference, and of alleles with what follows them, that go through the engine in one call.
-constexpr int64_t kChunk = 32768;
-constexpr int64_t kDeviceChunk = int64_t{1} << 19;
-// States that are kept at a time, at most: as many alleles of 256 bases as fill a call.
-constexpr int64_t kMostSites = 256;
-constexpr int64_t kMostDeviceSites = 2048;
+// Rows of embeddings come to the host whole: of so many bases at a time, at most.
+constexpr int64_t kMostRows = 32768;
 // Letters of alleles that wait, at most, unless one is longer.
 constexpr int64_t kMostLetters = int64_t{4} << 20;
-
-// A contig as one strand reads it: base 0 is the first that is read.
-class StrandBases {
- public:
-  StrandBases(const ContigBases& contig, Strand strand) : contig_(contig), strand_(strand) {}
-
-  int64_t length() const { return contig_.length; }
-  Strand strand() const { return strand_; }
-
-  void read(int64_t start, int64_t n, char* out) const {
-    if (n == 0) return;
-    const bool forward = strand_ == Strand::forward;
-    contig_.bases->read(forward ? start : contig_.length - start - n, n, out);
-    if (!forward) io::reverse_complement(out, n);
-  }
-
- private:
-  const ContigBases& contig_;
-  Strand strand_;
-};
 
 // An allele in the strand's coordinates and letters.
 struct Work {
@@ -99,13 +75,9 @@ class CausalScorer : public AlleleScorer {
       : model_(model),
         options_(options),
         width_(model.config().d_model),
-        chunk_(options.chunk_size > 0 ? options.chunk_size
-               : device.cuda          ? kDeviceChunk
-                                      : kChunk),
-        most_sites_(plan_sites(model, device, options)),
-        engine_(model, with_room(model, device, most_sites_), options.threads) {
-    // Rows of embeddings come to the host whole.
-    if (options.embedding_change) chunk_ = std::min(chunk_, kChunk);
+        plan_(plan_causal(model, device, options, 1)),
+        chunk_(options.embedding_change ? std::min(plan_.chunk, kMostRows) : plan_.chunk),
+        engine_(model, plan_.device, options.threads) {
     if (options.right_context < 0 || options.embedding_radius < 0) {
       throw InternalError("negative context");
     }
@@ -121,35 +93,15 @@ class CausalScorer : public AlleleScorer {
   int64_t device_peak_bytes() const override { return engine_.device_peak_bytes(); }
 
  private:
-  // States of sites, and as many copies for sites with several alleles, in a quarter of the memory.
-  static int64_t plan_sites(const mamba::Model& model, const mamba::ComputeDevice& device,
-                            const AlleleScorerOptions& options) {
-    const int64_t bytes = mamba::Engine::state_bytes(model, device);
-    const int64_t memory = device.cuda ? device.memory : options.memory;
-    const int64_t most = device.cuda ? kMostDeviceSites : kMostSites;
-    const int64_t sites = std::min(most, memory / 4 / (2 * bytes));
-    if (sites < 1) {
-      throw ResourceError("the states of a sequence take " + std::to_string(bytes >> 20) +
-                          " MiB, of which --memory has no room for 8; raise --memory");
-    }
-    return sites;
-  }
-
-  static mamba::ComputeDevice with_room(const mamba::Model& model, mamba::ComputeDevice device,
-                                        int64_t sites) {
-    if (device.cuda) device.memory -= 2 * sites * mamba::Engine::state_bytes(model, device);
-    return device;
-  }
-
   std::optional<Work> take(const StrandBases& bases, AlleleSource& alleles) const {
     Allele allele;
     if (!alleles.next(allele)) return std::nullopt;
     if (allele.start < 0 || allele.end <= allele.start || allele.end > bases.length()) {
       throw InternalError("an allele outside of its contig");
     }
-    Work work{allele.number, allele.start, allele.end - allele.start, std::move(allele.alt)};
-    if (bases.strand() == Strand::reverse) {
-      work.place = bases.length() - allele.end;
+    Work work{allele.number, bases.start_of(allele.start, allele.end), allele.end - allele.start,
+              std::move(allele.alt)};
+    if (!bases.forward()) {
       io::reverse_complement(work.alt.data(), static_cast<int64_t>(work.alt.size()));
     }
     return work;
@@ -181,7 +133,7 @@ class CausalScorer : public AlleleScorer {
       while (in_pass() && next->place < end) {
         const bool same = !sites_.empty() && sites_.back().place == next->place;
         const bool full = letters >= kMostLetters;
-        if (full || (!same && static_cast<int64_t>(sites_.size()) == most_sites_)) {
+        if (full || (!same && static_cast<int64_t>(sites_.size()) == plan_.sequences)) {
           end = same ? std::max(at, next->place + 1) : next->place;
           break;
         }
@@ -264,14 +216,14 @@ class CausalScorer : public AlleleScorer {
       int64_t rows = 0;
       size_t end = first;
       while (end < works_.size() && (end == first || rows < chunk_) &&
-             static_cast<int64_t>(end - first) < most_sites_) {
+             static_cast<int64_t>(end - first) < plan_.sequences) {
         rows += allele_length(works_[end], length);
         ++end;
       }
       run_batch(first, end, rows, length, keeps, site);
       first = end;
     }
-    while (static_cast<int64_t>(spare_.size()) > 2 * most_sites_) spare_.pop_back();
+    while (static_cast<int64_t>(spare_.size()) > 2 * plan_.sequences) spare_.pop_back();
   }
 
   int64_t right_length(const Work& work, int64_t length) const {
@@ -436,30 +388,19 @@ class CausalScorer : public AlleleScorer {
     add_rows(rows - before * width_, before, left);
     std::vector<double> own(static_cast<size_t>(width_), 0.0);
     add_rows(rows, last - pending.place, own);
-    const auto alt_count = static_cast<double>(before + pending.row_count);
-    const auto ref_count = static_cast<double>(before + last - pending.place);
-    if (alt_count == 0) return;  // the contig's only bases are gone
-    double dot = 0;
-    double alt_square = 0;
-    double ref_square = 0;
-    double distance = 0;
     for (size_t d = 0; d < left.size(); ++d) {
-      const double alt = (left[d] + pending.rows[d]) / alt_count;
-      const double ref = (left[d] + own[d]) / ref_count;
-      dot += alt * ref;
-      alt_square += alt * alt;
-      ref_square += ref * ref;
-      distance += (alt - ref) * (alt - ref);
+      pending.rows[d] += left[d];
+      own[d] += left[d];
     }
-    pending.cosine_change = static_cast<float>(1 - dot / std::sqrt(alt_square * ref_square));
-    pending.l2_change = static_cast<float>(std::sqrt(distance));
+    compare_means(pending.rows, before + pending.row_count, own, before + last - pending.place,
+                  pending.cosine_change, pending.l2_change);
   }
 
   const mamba::Model& model_;
   AlleleScorerOptions options_;
   int64_t width_;
+  CausalPlan plan_;  // its sequences: one for each site
   int64_t chunk_;
-  int64_t most_sites_;
   mamba::Engine engine_;
 
   // Of the pass under way.

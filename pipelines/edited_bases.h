@@ -6,8 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "pipelines/allele_scorer.h"
-#include "pipelines/plan.h"
+#include "pipelines/scorer_parts.h"
 
 namespace chromamba::pipelines {
 
@@ -33,17 +32,14 @@ class EditedBases {
  private:
   void read_reference(int64_t n, char* out);
 
-  const ContigBases* contig_;
-  Strand strand_;
-  int64_t start_;
-  int64_t end_;
+  // Places are the strand's.
+  StrandBases bases_;
   std::span<const Change> changes_;
-  int64_t
-      position_;  // the reference is read up to here: the next base on the forward strand, the one before it is
-                  // the next on the reverse strand
+  int64_t position_;  // the reference is read up to here
+  int64_t end_;
   size_t done_ = 0;          // changes, whole
   size_t letters_ = 0;       // of the next one's alt
-  std::vector<char> block_;  // of the reference, forward
+  std::vector<char> block_;  // of the reference
   int64_t block_start_ = 0;
 };
 

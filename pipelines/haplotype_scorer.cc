@@ -8,18 +8,12 @@
 
 #include "kernels/base/error.h"
 #include "pipelines/edited_bases.h"
+#include "pipelines/scorer_parts.h"
 
 namespace chromamba::pipelines {
 namespace {
 
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
-
-// Bases that go through the engine in one call.
-constexpr int64_t kChunk = 65536;
-constexpr int64_t kDeviceChunk = int64_t{1} << 19;
-// Sequences at a time, at most: as many of 256 bases as fill a call.
-constexpr int64_t kMostSequences = 256;
-constexpr int64_t kMostDeviceSequences = 2048;
 
 // A block on a strand, in the strand's coordinates: base 0 is the first that is read.
 struct Place {
@@ -50,11 +44,8 @@ class HaplotypeScorer::Impl {
        const AlleleScorerOptions& options)
       : model_(causal(model)),
         options_(options),
-        chunk_(options.chunk_size > 0 ? options.chunk_size
-               : device.cuda          ? kDeviceChunk
-                                      : kChunk),
-        most_sequences_(plan_sequences(model, device, options)),
-        engine_(model, with_room(model, device, most_sequences_), options.threads) {
+        plan_(plan_causal(model, device, options, 2)),  // the reference and a haplotype
+        engine_(model, plan_.device, options.threads) {
     if (options.right_context < 0) throw InternalError("negative context");
   }
 
@@ -82,33 +73,10 @@ class HaplotypeScorer::Impl {
                      " is a masked one; use another model");
   }
 
-  // In a quarter of the memory.
-  static int64_t plan_sequences(const mamba::Model& model, const mamba::ComputeDevice& device,
-                                const AlleleScorerOptions& options) {
-    const int64_t bytes = mamba::Engine::state_bytes(model, device);
-    const int64_t memory = device.cuda ? device.memory : options.memory;
-    const int64_t sequences =
-        std::min(device.cuda ? kMostDeviceSequences : kMostSequences, memory / 4 / (2 * bytes));
-    if (sequences < 2) throw_no_room(2, bytes);
-    return sequences;
-  }
-
-  [[noreturn]] static void throw_no_room(int64_t sequences, int64_t bytes) {
-    throw ResourceError("the states of " + std::to_string(sequences) + " sequences take " +
-                        std::to_string((sequences * bytes >> 20) + 1) +
-                        " MiB, for which --memory has no room; raise --memory");
-  }
-
-  // The states of places and of what goes on from them.
-  static mamba::ComputeDevice with_room(const mamba::Model& model, mamba::ComputeDevice device,
-                                        int64_t sequences) {
-    if (device.cuda) device.memory -= 2 * sequences * mamba::Engine::state_bytes(model, device);
-    return device;
-  }
-
   void score_strand(const ContigBases& contig, Strand strand,
                     const std::vector<HaplotypeBlock>& blocks,
                     std::vector<std::vector<HaplotypeScore>>& scores) {
+    const StrandBases bases(contig, strand);
     std::vector<Place> places;
     for (size_t b = 0; b < blocks.size(); ++b) {
       const std::vector<Haplotype>& haplotypes = blocks[b].haplotypes;
@@ -116,8 +84,7 @@ class HaplotypeScorer::Impl {
                       [](const Haplotype& haplotype) { return haplotype.changes.empty(); })) {
         continue;
       }
-      const bool forward = strand == Strand::forward;
-      places.push_back({forward ? blocks[b].start : contig.length - blocks[b].end, b});
+      places.push_back({bases.start_of(blocks[b].start, blocks[b].end), b});
     }
     std::stable_sort(places.begin(), places.end(),
                      [](const Place& a, const Place& b) { return a.start < b.start; });
@@ -145,15 +112,15 @@ class HaplotypeScorer::Impl {
     size_t next = 0;
     for (int64_t at = zero; at < stop;) {
       // The next chunk and the places in it, each once.
-      int64_t end = std::min(at + chunk_, stop);
+      int64_t end = std::min(at + plan_.chunk, stop);
       std::vector<mamba::SequenceState> states;
       std::vector<mamba::Snapshot> snapshots;
-      states.reserve(static_cast<size_t>(most_sequences_));
+      states.reserve(static_cast<size_t>(plan_.sequences));
       const size_t first = next;
       std::vector<size_t> state_of;  // each place's
       for (; next < places.size() && places[next].start < end; ++next) {
         if (next == first || places[next].start != places[next - 1].start) {
-          if (static_cast<int64_t>(states.size()) == most_sequences_) {
+          if (static_cast<int64_t>(states.size()) == plan_.sequences) {
             end = places[next].start;
             break;
           }
@@ -219,8 +186,8 @@ class HaplotypeScorer::Impl {
         if (found == different.end()) different.push_back(&haplotype);
       }
       const auto count = static_cast<int64_t>(different.size());
-      if (count > most_sequences_) throw_no_room(count, model_.state_bytes());
-      if (static_cast<int64_t>(sequences.size()) + count > most_sequences_) finish();
+      if (count > plan_.sequences) throw_no_room_for_states(count, model_.state_bytes());
+      if (static_cast<int64_t>(sequences.size()) + count > plan_.sequences) finish();
       for (size_t& index : which) index += sequences.size();
       for (const Haplotype* haplotype : different) {
         sequences.push_back({engine_.copy_of(states[state_of[i]]),
@@ -248,7 +215,7 @@ class HaplotypeScorer::Impl {
       const auto active = std::count_if(sequences.begin(), sequences.end(),
                                         [](const Sequence& sequence) { return !sequence.done; });
       if (active == 0) return;
-      const int64_t share = std::max<int64_t>(chunk_ / active, 1);
+      const int64_t share = std::max<int64_t>(plan_.chunk / active, 1);
       reserve(share * active);
       std::vector<mamba::Chunk> chunks;
       std::vector<Sequence*> owners;
@@ -300,8 +267,7 @@ class HaplotypeScorer::Impl {
 
   const mamba::Model& model_;
   AlleleScorerOptions options_;
-  int64_t chunk_;
-  int64_t most_sequences_;
+  CausalPlan plan_;
   mamba::Engine engine_;
   std::vector<char> letters_;
   std::vector<int32_t> tokens_;

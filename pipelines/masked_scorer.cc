@@ -12,8 +12,8 @@
 #include "io/bases.h"
 #include "kernels/base/error.h"
 #include "mamba/sweep_engine.h"
-#include "pipelines/allele_scorer.h"
 #include "pipelines/job.h"
+#include "pipelines/scorer_parts.h"
 #include "pipelines/sweeps.h"
 
 namespace chromamba::pipelines {
@@ -177,27 +177,24 @@ class WindowRunner {
   int64_t bases_ = 0;  // run so far
 };
 
-// A contig's bases as a strand reads them: base 0 is the one that it reads first.
-class ReadingBases {
+// A strand's bases, a block at a time.
+class ReadAhead {
  public:
-  ReadingBases(const ContigBases& contig, Strand strand) : contig_(contig), strand_(strand) {}
+  explicit ReadAhead(const StrandBases& bases) : bases_(bases) {}
 
   std::string read(int64_t start, int64_t n) {
     const auto held = static_cast<int64_t>(ahead_.size());
     if (start < ahead_start_ || start + n > ahead_start_ + held) {
-      const int64_t count = std::min(std::max(n, kReadAhead), contig_.length - start);
+      const int64_t count = std::min(std::max(n, kReadAhead), bases_.length() - start);
       ahead_.resize(static_cast<size_t>(count));
-      const bool forward = strand_ == Strand::forward;
-      contig_.bases->read(forward ? start : contig_.length - start - count, count, ahead_.data());
-      if (!forward) io::reverse_complement(ahead_.data(), count);
+      bases_.read(start, count, ahead_.data());
       ahead_start_ = start;
     }
     return ahead_.substr(static_cast<size_t>(start - ahead_start_), static_cast<size_t>(n));
   }
 
  private:
-  const ContigBases& contig_;
-  Strand strand_;
+  StrandBases bases_;
   std::string ahead_;
   int64_t ahead_start_ = 0;
 };
@@ -254,27 +251,6 @@ struct Term {
   int ref = -1;
 };
 
-// How far the rows' mean has moved.
-void compare(const Pending& allele, StrandScore& score) {
-  const Mean& alt = *allele.alt_mean;
-  const Mean& ref = *allele.ref_mean;
-  if (alt.rows == 0 || ref.rows == 0) return;
-  double product = 0;
-  double alt_square = 0;
-  double ref_square = 0;
-  double square = 0;
-  for (size_t i = 0; i < alt.sum.size(); ++i) {
-    const double a = alt.sum[i] / static_cast<double>(alt.rows);
-    const double r = ref.sum[i] / static_cast<double>(ref.rows);
-    product += a * r;
-    alt_square += a * a;
-    ref_square += r * r;
-    square += (a - r) * (a - r);
-  }
-  score.cosine_change = static_cast<float>(1 - product / std::sqrt(alt_square * ref_square));
-  score.l2_change = static_cast<float>(std::sqrt(square));
-}
-
 // One strand of a contig, in that strand's coordinates.
 //
 // Windows wait until there are as many as the engine takes at a time. The terms of a batch are added in the order in which they
@@ -288,8 +264,8 @@ class ContigScore {
         options_(options),
         reach_({std::min(options.window, kFar) / 2 - 1, std::min(options.window, kFar) / 2}),
         contig_(contig),
-        strand_(strand),
-        bases_(contig_, strand),
+        strand_(contig_, strand),
+        bases_(strand_),
         sink_(sink) {}
 
   void add(const Allele& allele) {
@@ -301,11 +277,10 @@ class ContigScore {
                           std::to_string(allele.start) + "-" + std::to_string(allele.end) + " of " +
                           contig_.name + " (length " + std::to_string(contig_.length) + ")");
     }
-    const bool forward = strand_ == Strand::forward;
-    const int64_t start = forward ? allele.start : contig_.length - allele.end;
+    const int64_t start = strand_.start_of(allele.start, allele.end);
     const int64_t end = start + allele.end - allele.start;
     std::string alt = allele.alt;
-    if (!forward) io::reverse_complement(alt.data(), alt_size);
+    if (!strand_.forward()) io::reverse_complement(alt.data(), alt_size);
     Pending& pending = pending_.emplace_back();
     pending.number = allele.number;
     add_likelihoods(pending, start, end, alt);
@@ -334,7 +309,10 @@ class ContigScore {
       score.number = allele.number;
       score.llr = allele.alt_sum - allele.ref_sum;
       score.cosine_change = score.l2_change = std::numeric_limits<float>::quiet_NaN();
-      if (allele.alt_mean) compare(allele, score);
+      if (allele.alt_mean) {
+        compare_means(allele.alt_mean->sum, allele.alt_mean->rows, allele.ref_mean->sum,
+                      allele.ref_mean->rows, score.cosine_change, score.l2_change);
+      }
       sink_(score);
     }
   }
@@ -483,8 +461,8 @@ class ContigScore {
   const AlleleScorerOptions& options_;
   Reach reach_;
   ContigBases contig_;
-  Strand strand_;
-  ReadingBases bases_;
+  StrandBases strand_;
+  ReadAhead bases_;
   const ScoreSink& sink_;
 
   // The batch.

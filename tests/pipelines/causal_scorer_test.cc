@@ -323,8 +323,7 @@ TEST_CASE("scores depend neither on chunks, memory, threads nor on other alleles
       changed.chunk_size = chunk;
       changed.memory = memory;
       changed.threads = threads;
-      mamba::ComputeDevice own = device;
-      const std::unique_ptr<AlleleScorer> scorer = make_causal_scorer(model, own, changed);
+      const std::unique_ptr<AlleleScorer> scorer = make_causal_scorer(model, device, changed);
       return run_scorer(*scorer, contig, list, strand);
     };
     for (const Strand strand : kStrands) {
